@@ -1,0 +1,1 @@
+"""Contrastive language-audio models of emotional speech for SpeechBrain."""

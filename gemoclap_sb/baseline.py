@@ -1,0 +1,138 @@
+"""A plain classifier on the same audio tower, to measure the contrastive objectives against.
+
+Same lobe, same pooling, same loop; a linear layer and cross-entropy in place
+of prompts and label matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gemoclap_sb.model import pool_frames, size_of
+
+
+class ClassifierOutput(NamedTuple):
+    """Class scores of a batch.
+
+    Attributes
+    ----------
+    logits : Tensor
+        ``[N, C]``.
+    """
+
+    logits: Tensor
+
+
+class AudioClassifier(nn.Module):
+    """Audio lobe, pooling and a linear layer, with the interface of `GEmoCLAP`.
+
+    Arguments
+    ---------
+    audio_encoder : nn.Module
+        Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``.
+    pooling : nn.Module
+        ``(frames, lengths) -> [B, Dp]``.
+    num_classes : int
+        C.
+    head : str
+        The attribute that is classified.
+    dropout : float
+        Dropout before the linear layer.
+
+    Example
+    -------
+    >>> import torch
+    >>> from gemoclap_sb.lobes import MaskedMeanPooling, ScratchEncoder
+    >>> lobe = ScratchEncoder(channels=16)
+    >>> model = AudioClassifier(lobe, MaskedMeanPooling(lobe.output_size), num_classes=4)
+    >>> outputs = model(torch.randn(2, 8000), torch.ones(2))
+    >>> outputs["emotion"].logits.shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        audio_encoder: nn.Module,
+        pooling: nn.Module,
+        num_classes: int,
+        head: str = "emotion",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads = (head,)
+        self.audio_encoder = audio_encoder
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(size_of(pooling, None, "audio"), num_classes)
+
+    def forward(
+        self,
+        wavs: Tensor,
+        wav_lens: Tensor,
+        sentences: Mapping[str, Sequence[str]] | None = None,
+    ) -> dict[str, ClassifierOutput]:
+        """Class scores of a batch; ``sentences`` are not read.
+
+        Arguments
+        ---------
+        wavs : Tensor
+            float32 ``[N, T]``, 16 kHz, mono.
+        wav_lens : Tensor
+            ``[N]``, relative to the longest.
+        sentences : Mapping, optional
+            Accepted so that the loop can treat all models alike.
+
+        Returns
+        -------
+        dict
+            `ClassifierOutput` under the head's name.
+        """
+        pooled = pool_frames(self.audio_encoder, self.pooling, wavs, wav_lens)
+        return {self.heads[0]: ClassifierOutput(self.classifier(self.dropout(pooled)))}
+
+    def encode_classes(self, class_sentences: Sequence[Sequence[str]]) -> None:
+        """Nothing to encode: the classes are the rows of the linear layer."""
+
+    def class_scores(self, output: ClassifierOutput, classes: None = None) -> Tensor:
+        """The logits, ``[N, C]``."""
+        return output.logits
+
+
+class CrossEntropyObjective(nn.Module):
+    """Cross-entropy of one attribute, with the signature of the other objectives.
+
+    Arguments
+    ---------
+    attribute : str
+        The attribute that is classified.
+    label_smoothing : float
+        Share of the target spread over all classes.
+
+    Example
+    -------
+    >>> import torch
+    >>> outputs = {"emotion": ClassifierOutput(torch.zeros(2, 4))}
+    >>> loss = CrossEntropyObjective()(outputs, {"emotion": torch.tensor([0, 3])})
+    >>> round(loss.item(), 4)
+    1.3863
+    """
+
+    def __init__(self, attribute: str = "emotion", label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.attributes = self.heads = (attribute,)
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self, outputs: Mapping[str, ClassifierOutput], labels: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Mean cross-entropy of a batch, a scalar."""
+        (attribute,) = self.attributes
+        return F.cross_entropy(
+            outputs[attribute].logits.float(),
+            labels[attribute],
+            label_smoothing=self.label_smoothing,
+        )

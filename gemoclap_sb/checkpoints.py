@@ -1,0 +1,120 @@
+"""Checkpoints that exist whole or not at all, and the history that travels in them.
+
+SpeechBrain's Checkpointer writes a checkpoint's meta file first and the
+parameters after it, into the folder's final name. A process killed in between
+leaves a folder that looks like the newest checkpoint and cannot be loaded.
+Here the folder is written under another name and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from speechbrain.utils.checkpoints import (
+    Checkpoint,
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+PARTIAL_PREFIX = ".partial-"
+
+
+class AtomicCheckpointer(Checkpointer):
+    """A Checkpointer whose checkpoints appear under their name when complete.
+
+    Arguments are those of ``speechbrain.utils.checkpoints.Checkpointer``.
+
+    Example
+    -------
+    >>> import torch
+    >>> folder = getfixture("tmp_path")
+    >>> checkpointer = AtomicCheckpointer(folder, {"layer": torch.nn.Linear(1, 1)})
+    >>> checkpoint = checkpointer.save_checkpoint()
+    >>> [path.name for path in folder.iterdir()] == [checkpoint.path.name]
+    True
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        if if_main_process():
+            for leftover in self.checkpoints_dir.glob(PARTIAL_PREFIX + "*"):
+                shutil.rmtree(leftover)
+
+    def save_checkpoint(
+        self,
+        meta: dict | None = None,
+        end_of_epoch: bool = True,
+        name: str | None = None,
+        verbosity: int = logging.INFO,
+    ) -> Checkpoint | None:
+        """Save a checkpoint; see the base class for the arguments.
+
+        Returns
+        -------
+        Checkpoint
+            The saved checkpoint, or None on other processes than the main one.
+        """
+        partial = super().save_checkpoint(meta or {}, end_of_epoch, name, logging.DEBUG)
+        ddp_barrier()
+        if partial is None:
+            return None
+        whole = partial.path.with_name(partial.path.name.removeprefix(PARTIAL_PREFIX))
+        if whole.exists():
+            shutil.rmtree(whole)
+        os.replace(partial.path, whole)
+        logger.log(verbosity, "Saved a checkpoint in %s", whole)
+        return Checkpoint(
+            whole, partial.meta, {key: whole / path.name for key, path in partial.paramfiles.items()}
+        )
+
+    def _new_checkpoint_dirpath(self) -> Path:
+        return _partial(super()._new_checkpoint_dirpath())
+
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
+        return _partial(super()._custom_checkpoint_dirpath(name))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(PARTIAL_PREFIX + path.name)
+
+
+@register_checkpoint_hooks
+class History:
+    """One record per finished epoch, saved and recovered with the checkpoint.
+
+    A log file would repeat an epoch that was interrupted after its line was
+    written; this cannot.
+
+    Example
+    -------
+    >>> history = History()
+    >>> history.append({"epoch": 1, "valid_uar": 0.5})
+    >>> history.records
+    [{'epoch': 1, 'valid_uar': 0.5}]
+    """
+
+    def __init__(self) -> None:
+        self.records: list[dict] = []
+
+    def append(self, record: dict) -> None:
+        """Add the record of an epoch."""
+        self.records.append(record)
+
+    @mark_as_saver
+    def _save(self, path: Path) -> None:
+        Path(path).write_text(json.dumps(self.records), encoding="utf-8")
+
+    @mark_as_loader
+    def _load(self, path: Path, end_of_epoch: bool = True) -> None:
+        del end_of_epoch
+        self.records = json.loads(Path(path).read_text(encoding="utf-8"))

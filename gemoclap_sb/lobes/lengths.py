@@ -1,0 +1,113 @@
+"""How many samples and how many frames of a padded batch are speech.
+
+SpeechBrain passes relative lengths: ``wav_lens[i]`` is utterance i's share of
+the longest. Multiplying and rounding gives the samples back exactly. The share
+of *frames* is not the same number, since a front end's strides round: a lobe
+that knows its strides says so by a method ``frame_lengths(samples)``, and only
+for one that does not is the relative length applied to the frames, which is
+SpeechBrain's own convention and may be a frame off.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
+    """Valid samples of each utterance.
+
+    Arguments
+    ---------
+    wavs : Tensor
+        ``[B, T]``, padded to the longest.
+    wav_lens : Tensor
+        ``[B]``, relative to the longest.
+
+    Returns
+    -------
+    Tensor
+        int64 ``[B]``, within 1 and T.
+
+    Raises
+    ------
+    ValueError
+        If the shapes are not ``[B, T]`` and ``[B]``, or T is zero.
+
+    Example
+    -------
+    >>> sample_lengths(torch.zeros(2, 16000), torch.tensor([1.0, 0.25]))
+    tensor([16000,  4000])
+    """
+    if wavs.dim() != 2 or wavs.shape[1] == 0:
+        raise ValueError(
+            f"wavs: expected [batch, samples] with one sample or more, found {list(wavs.shape)}. "
+            "Mix stereo down and leave out empty files before batching."
+        )
+    if wav_lens.shape != wavs.shape[:1]:
+        raise ValueError(
+            f"wav_lens: expected one relative length per utterance, [{wavs.shape[0]}], found "
+            f"{list(wav_lens.shape)}."
+        )
+    # float32 whatever the precision of training: half precision cannot count samples.
+    samples = torch.round(wav_lens.to(wavs.device, torch.float32) * wavs.shape[1])
+    return samples.long().clamp(1, wavs.shape[1])
+
+
+def frame_lengths(lobe: nn.Module, frames: Tensor, wavs: Tensor, wav_lens: Tensor) -> Tensor:
+    """Valid frames of each utterance.
+
+    Exact where the lobe has ``frame_lengths(samples)``; otherwise relative
+    lengths are applied to the frames.
+
+    Arguments
+    ---------
+    lobe : nn.Module
+        The audio lobe that made the frames.
+    frames : Tensor
+        ``[B, F, D]``.
+    wavs : Tensor
+        ``[B, T]``.
+    wav_lens : Tensor
+        ``[B]``, relative to the longest.
+
+    Returns
+    -------
+    Tensor
+        int64 ``[B]``, within 1 and F.
+
+    Example
+    -------
+    >>> frames, wavs = torch.zeros(2, 10, 3), torch.zeros(2, 1600)
+    >>> frame_lengths(nn.Identity(), frames, wavs, torch.tensor([1.0, 0.5]))
+    tensor([10,  5])
+    """
+    if hasattr(lobe, "frame_lengths"):
+        lengths = lobe.frame_lengths(sample_lengths(wavs, wav_lens))
+    else:
+        lengths = torch.round(wav_lens.to(frames.device, torch.float32) * frames.shape[1]).long()
+    return lengths.to(frames.device).clamp(1, frames.shape[1])
+
+
+def mask_from_lengths(lengths: Tensor, size: int) -> Tensor:
+    """Mask that is true where an utterance is and false where padding is.
+
+    Arguments
+    ---------
+    lengths : Tensor
+        Integer ``[B]``.
+    size : int
+        Length of the padded axis.
+
+    Returns
+    -------
+    Tensor
+        bool ``[B, size]``.
+
+    Example
+    -------
+    >>> mask_from_lengths(torch.tensor([1, 3]), 3).int()
+    tensor([[1, 0, 0],
+            [1, 1, 1]], dtype=torch.int32)
+    """
+    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)

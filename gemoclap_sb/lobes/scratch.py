@@ -1,0 +1,305 @@
+"""A small audio encoder that trains from nothing, for where no pretrained weights are.
+
+Log-Mel energies (SpeechBrain's ``Fbank``), mean-normalised per utterance, SpecAugment
+in training (Park et al., arXiv 1904.08779), then the frame-level part of ECAPA-TDNN
+(Desplanques et al., arXiv 2005.07143): a TDNN layer, three SE-Res2Net blocks and the
+multi-layer feature aggregation, up to where its pooling begins.
+
+The blocks are SpeechBrain's and so are the names of their weights. What differs is the
+edge of an utterance. SpeechBrain pads a batch's end by reflection and convolves over
+padded frames, so an utterance's features depend on its batch. Here whatever lies past
+an utterance's end is zero before every convolution, and the convolutions pad with
+zeros, so that an utterance alone and an utterance in a batch see the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from speechbrain.augment.freq_domain import SpectrogramDrop
+from speechbrain.lobes.features import Fbank
+from speechbrain.lobes.models.ECAPA_TDNN import SERes2NetBlock, TDNNBlock
+from speechbrain.nnet.CNN import Conv1d
+from speechbrain.processing.features import spectral_magnitude
+from torch import Tensor, nn
+
+from gemoclap_sb.lobes.lengths import mask_from_lengths, sample_lengths
+from gemoclap_sb.lobes.pooling import MaskedMeanPooling, relative_lengths
+
+WINDOW_MS = 25
+HOP_MS = 10
+
+
+class _ValidFrames(NamedTuple):
+    """Which frames of a batch are speech, in the forms that the layers ask for."""
+
+    mask: Tensor  # [B, 1, F], the features' type
+    index: Tensor  # positions of the valid frames in [B * F]
+    relative: Tensor  # [B]
+    any_padding: bool
+
+
+class ScratchEncoder(nn.Module):
+    """Log-Mel energies and the frame-level part of ECAPA-TDNN.
+
+    Frames come every 10 ms: an utterance of n samples has ``n // hop + 1``, so one
+    sample already gives a frame. BatchNorm's statistics in training are those of the
+    valid frames only.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Samples per second of the waveforms.
+    n_mels : int
+        Mel bands.
+    channels : int
+        Channels of the blocks, a multiple of ``res2net_scale``. ECAPA-TDNN has 512 or
+        1024; with 128 the encoder trains on a CPU.
+    output_size : int, optional
+        D, size of a frame; by default three times ``channels``, as in ECAPA-TDNN.
+    res2net_scale : int
+        Groups of channels in a Res2Net block.
+    se_channels : int
+        Bottleneck of squeeze and excitation.
+    dropout : float
+        Probability that a channel is dropped after each TDNN layer.
+    spec_augment : bool
+        Whether training masks stretches of time and of frequency.
+    time_masks : int
+        Most stretches of time to mask in an utterance; 1 or more are drawn.
+    time_mask_frames : int
+        Longest stretch of time, in frames of 10 ms.
+    frequency_masks : int
+        Most stretches of frequency to mask.
+    frequency_mask_bands : int
+        Widest stretch of frequency, in Mel bands.
+
+    Raises
+    ------
+    ValueError
+        If ``channels`` is not a multiple of ``res2net_scale`` or a mask is empty.
+
+    Example
+    -------
+    >>> encoder = ScratchEncoder(channels=16)
+    >>> frames = encoder(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
+    >>> frames.shape, encoder.frame_lengths(torch.tensor([16000, 8000]))
+    (torch.Size([2, 101, 48]), tensor([101,  51]))
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        n_mels: int = 64,
+        channels: int = 128,
+        output_size: int | None = None,
+        res2net_scale: int = 8,
+        se_channels: int = 128,
+        dropout: float = 0.0,
+        spec_augment: bool = True,
+        time_masks: int = 2,
+        time_mask_frames: int = 25,
+        frequency_masks: int = 2,
+        frequency_mask_bands: int = 8,
+    ) -> None:
+        super().__init__()
+        output_size = 3 * channels if output_size is None else output_size
+        self._config: dict[str, Any] = {
+            "sample_rate": sample_rate,
+            "n_mels": n_mels,
+            "channels": channels,
+            "output_size": output_size,
+            "res2net_scale": res2net_scale,
+            "se_channels": se_channels,
+            "dropout": dropout,
+            "spec_augment": spec_augment,
+            "time_masks": time_masks,
+            "time_mask_frames": time_mask_frames,
+            "frequency_masks": frequency_masks,
+            "frequency_mask_bands": frequency_mask_bands,
+        }
+        if channels % res2net_scale:
+            raise ValueError(
+                f"channels: expected a multiple of res2net_scale ({res2net_scale}), "
+                f"found {channels}."
+            )
+        self.output_size = output_size
+        window = round(sample_rate * WINDOW_MS / 1000)
+        # Even, so that a centred transform gives n // hop + 1 frames.
+        self.fbank = Fbank(
+            sample_rate=sample_rate,
+            n_mels=n_mels,
+            n_fft=window + window % 2,
+            win_length=WINDOW_MS,
+            hop_length=HOP_MS,
+        )
+        self.mean = MaskedMeanPooling(n_mels)
+        self.augment = nn.ModuleList()
+        if spec_augment:
+            # Zero is the utterance's own mean here, which is what SpecAugment fills with.
+            self.augment.append(_drop("time", time_masks, time_mask_frames, 1))
+            self.augment.append(_drop("frequency", frequency_masks, frequency_mask_bands, 2))
+        self.blocks = nn.ModuleList([TDNNBlock(n_mels, channels, 5, 1, dropout=dropout)])
+        for dilation in (2, 3, 4):
+            self.blocks.append(
+                SERes2NetBlock(
+                    channels,
+                    channels,
+                    res2net_scale=res2net_scale,
+                    se_channels=se_channels,
+                    kernel_size=3,
+                    dilation=dilation,
+                    dropout=dropout,
+                )
+            )
+        self.mfa = TDNNBlock(3 * channels, output_size, 1, 1, dropout=dropout)
+        for module in self.modules():
+            if isinstance(module, Conv1d):
+                module.padding_mode = "constant"
+
+    def frame_lengths(self, samples: Tensor) -> Tensor:
+        """Exact valid frames of utterances.
+
+        Arguments
+        ---------
+        samples : Tensor
+            Integer ``[B]``.
+
+        Returns
+        -------
+        Tensor
+            int64 ``[B]``.
+        """
+        return samples // self.fbank.compute_STFT.hop_length + 1
+
+    def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
+        """Encode waveforms.
+
+        Arguments
+        ---------
+        wavs : Tensor
+            float32 ``[B, T]``, mono; whatever lies past an utterance's end is ignored.
+        wav_lens : Tensor, optional
+            ``[B]``, relative to the longest; by default all are as long.
+
+        Returns
+        -------
+        Tensor
+            ``[B, F, D]``; frames past an utterance's end are zero.
+        """
+        if wav_lens is None:
+            wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
+        samples = sample_lengths(wavs, wav_lens)
+        lengths = self.frame_lengths(samples)
+        features = self._features(wavs, samples, lengths)
+        valid = _valid_frames(lengths, features)
+        x = _tdnn(self.blocks[0], features.transpose(1, 2), valid)
+        outputs = []
+        for block in self.blocks[1:]:
+            x = _se_res2net(block, x, valid)
+            outputs.append(x)
+        return _tdnn(self.mfa, torch.cat(outputs, dim=1), valid).transpose(1, 2)
+
+    @torch.no_grad()
+    def _features(self, wavs: Tensor, samples: Tensor, lengths: Tensor) -> Tensor:
+        """Normalised, and in training augmented, log-Mel energies ``[B, F, n_mels]``."""
+        wavs = wavs.float().masked_fill(~mask_from_lengths(samples, wavs.shape[1]), 0.0)
+        with torch.autocast(wavs.device.type, enabled=False):
+            power = spectral_magnitude(self.fbank.compute_STFT(wavs))
+            mask = mask_from_lengths(lengths, power.shape[1]).unsqueeze(2)
+            # The frame after the last may still see the utterance's tail, and the floor
+            # is set relative to an utterance's loudest frame.
+            features = self.fbank.compute_fbanks(power.masked_fill(~mask, 0.0))
+            features = features - self.mean(features, lengths).unsqueeze(1)
+            features = features.masked_fill(~mask, 0.0)
+        if self.training:
+            for augment in self.augment:
+                features = augment(features)
+        return features
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data from which `from_config` builds the same encoder, without weights."""
+        return dict(self._config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ScratchEncoder:
+        """Build the encoder of a configuration; weights are random."""
+        return cls(**config)
+
+
+def _drop(axis: str, count: int, size: int, dim: int) -> SpectrogramDrop:
+    if count < 1 or size < 2:
+        raise ValueError(
+            f"{axis} masks: expected a count of 1 or more and a size of 2 or more, found "
+            f"{count} and {size}. Set spec_augment: False for none."
+        )
+    return SpectrogramDrop(
+        drop_length_low=1,
+        drop_length_high=size + 1,
+        drop_count_low=1,
+        drop_count_high=count,
+        replace="zeros",
+        dim=dim,
+    )
+
+
+def _valid_frames(lengths: Tensor, features: Tensor) -> _ValidFrames:
+    size = features.shape[1]
+    mask = mask_from_lengths(lengths, size)
+    index = mask.flatten().nonzero().squeeze(1)
+    return _ValidFrames(
+        mask=mask.unsqueeze(1).to(features.dtype),
+        index=index,
+        relative=relative_lengths(lengths, size),
+        any_padding=index.numel() < mask.numel(),
+    )
+
+
+def _tdnn(block: TDNNBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
+    """SpeechBrain's ``TDNNBlock.forward`` on valid frames; padded frames come out zero."""
+    x = block.activation(block.conv(x))
+    if not valid.any_padding:
+        x = block.norm(x)
+    elif block.training:
+        batch, channels, size = x.shape
+        frames = x.transpose(1, 2).reshape(batch * size, channels)
+        normed = block.norm(_Pack.apply(frames, valid.index))
+        x = normed.new_zeros(batch * size, channels).index_copy(0, valid.index, normed)
+        x = x.view(batch, size, channels).transpose(1, 2)
+    else:
+        x = block.norm(x) * valid.mask
+    return block.dropout(x)
+
+
+class _Pack(torch.autograd.Function):
+    """``frames[index]`` for distinct positions.
+
+    Its gradient is a plain copy. Indexing's own must add up, since it cannot know that
+    no position comes twice, and is several times slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = frames.shape[0]
+        return frames.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        zeros = gradient.new_zeros(ctx.size, gradient.shape[1])
+        return zeros.index_copy(0, index, gradient), None
+
+
+def _se_res2net(block: SERes2NetBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
+    """SpeechBrain's ``SERes2NetBlock.forward`` on valid frames."""
+    residual = x
+    x = _tdnn(block.tdnn1, x, valid)
+    parts = list(torch.chunk(x, block.res2net_block.scale, dim=1))
+    for i, layer in enumerate(block.res2net_block.blocks, start=1):
+        # Hierarchical residuals: each group but the first two also gets the one before.
+        entry = parts[i] if i == 1 else parts[i] + parts[i - 1]
+        parts[i] = _tdnn(layer, entry, valid)
+    x = _tdnn(block.tdnn2, torch.cat(parts, dim=1), valid)
+    return block.se_block(x, valid.relative) + residual

@@ -1,0 +1,333 @@
+"""Sentences to vectors.
+
+`TextEncoder` is a pretrained encoder of the Hugging Face hub, RoBERTa in the paper
+(Pan et al., arXiv 2306.07848, section 2.1; Liu et al., arXiv 1907.11692).
+`ByteTextEncoder` is a small RoBERTa over UTF-8 bytes that trains from nothing and needs
+no vocabulary file. Both give the hidden state of the first token; RoBERTa's pooler is
+left out, since nothing would train it.
+
+SpeechBrain's own ``TextEncoder`` is not used: it calls ``set_grad_enabled(True)`` in
+``forward`` and so builds a graph inside ``torch.no_grad()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from speechbrain.integrations.huggingface.huggingface import HFTransformersInterface
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaModel,
+)
+
+_BOS, _PAD, _EOS, _FIRST_BYTE = 0, 1, 2, 3
+
+
+class TextEncoder(HFTransformersInterface):
+    """Pretrained text encoder: RoBERTa, XLM-R, BERT, or another of that kind.
+
+    Loaded through SpeechBrain's Hugging Face interface. Code from the hub is never run.
+
+    Arguments
+    ---------
+    source : str
+        Hub id (``FacebookAI/roberta-base``, ``FacebookAI/xlm-roberta-base``) or a folder.
+    save_path : str
+        Folder in which downloads are kept.
+    freeze : bool
+        Whether the encoder keeps its weights. It then stays in eval mode and builds no
+        graph.
+    gradient_checkpointing : bool
+        Whether training recomputes activations in the backward pass to save memory.
+
+    Raises
+    ------
+    ValueError
+        If the model is an encoder-decoder, or has no hidden size.
+
+    Example
+    -------
+    >>> encoder = TextEncoder("FacebookAI/roberta-base", "pretrained")  # doctest: +SKIP
+    >>> encoder(["this person sounds sad"]).shape  # doctest: +SKIP
+    torch.Size([1, 768])
+    """
+
+    def __init__(
+        self,
+        source: str,
+        save_path: str,
+        freeze: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(source=str(source), save_path=str(save_path), freeze=freeze)
+        self._set_up(
+            AutoTokenizer.from_pretrained(str(source), cache_dir=str(save_path)),
+            gradient_checkpointing,
+        )
+
+    def forward(self, sentences: Sequence[str]) -> Tensor:
+        """Encode sentences.
+
+        Arguments
+        ---------
+        sentences : Sequence[str]
+            N sentences.
+
+        Returns
+        -------
+        Tensor
+            ``[N, output_size]``.
+
+        Raises
+        ------
+        ValueError
+            If there is no sentence, or one is longer than the model takes.
+        """
+        sentences = _checked(sentences)
+        tokens = self.tokenizer(sentences, padding=True, return_tensors="pt")
+        counts = tokens["attention_mask"].sum(dim=1)
+        if counts.max() > self.max_tokens:
+            longest = int(counts.argmax())
+            raise ValueError(
+                f"sentences[{longest}]: expected at most {self.max_tokens} tokens, found "
+                f"{int(counts[longest])}. Shorten it: {sentences[longest][:60]!r}..."
+            )
+        with torch.no_grad() if self.freeze else contextlib.nullcontext():
+            return self.model(**tokens.to(self.model.device)).last_hidden_state[:, 0]
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Set the mode; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self.freeze:
+            self.model.eval()
+        return self
+
+    def override_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        """Refuse what cannot work; called by SpeechBrain before weights are loaded."""
+        if config.is_encoder_decoder:
+            raise ValueError(
+                f"text_source: expected a text encoder such as RoBERTa, found the "
+                f"encoder-decoder {config.model_type!r}."
+            )
+        return config
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data from which `from_config` builds the same encoder, without weights."""
+        model = json.loads(self.model.config.to_json_string(use_diff=False))
+        # The source may be a path on the machine that trained.
+        model.pop("_name_or_path", None)
+        return {
+            "model": model,
+            "freeze": self.freeze,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+
+    def save_tokenizer(self, folder: str | Path) -> None:
+        """Write the tokenizer's files into a folder."""
+        self.tokenizer.save_pretrained(str(folder))
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tokenizer_folder: str | Path) -> TextEncoder:
+        """Build the encoder of a configuration; weights are random.
+
+        Arguments
+        ---------
+        config : dict
+            What `to_config` gave.
+        tokenizer_folder : str or Path
+            Folder that `save_tokenizer` wrote.
+
+        Returns
+        -------
+        TextEncoder
+            With random weights, for a state dict to be loaded into.
+        """
+        encoder = cls.__new__(cls)
+        nn.Module.__init__(encoder)
+        encoder.config = encoder.override_config(AutoConfig.for_model(**config["model"]))
+        encoder.model = AutoModel.from_config(encoder.config, **_without_pooler(encoder.config))
+        encoder.freeze = config["freeze"]
+        if encoder.freeze:
+            encoder.freeze_model(encoder.model)
+        encoder._set_up(
+            AutoTokenizer.from_pretrained(str(tokenizer_folder)), config["gradient_checkpointing"]
+        )
+        return encoder
+
+    def _from_pretrained(
+        self, source: str, save_path: str, cache_dir: str, device: Any = None, **kwargs: Any
+    ) -> None:
+        # SpeechBrain's hook between reading the configuration and loading the weights.
+        super()._from_pretrained(
+            source, save_path, cache_dir, device, **kwargs, **_without_pooler(self.config)
+        )
+
+    def _set_up(self, tokenizer: PreTrainedTokenizerBase, gradient_checkpointing: bool) -> None:
+        # The first token must stay first.
+        tokenizer.padding_side = "right"
+        self.tokenizer = tokenizer
+        self.output_size = int(self.model.config.hidden_size)
+        self.max_tokens = min(tokenizer.model_max_length, _position_count(self.model))
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+class ByteTextEncoder(nn.Module):
+    """Small RoBERTa over UTF-8 bytes, trained from nothing.
+
+    A byte is a token, so any script can be read and no vocabulary is fetched. Attention
+    is ``sdpa``.
+
+    Arguments
+    ---------
+    hidden_size : int
+        Size of the vectors, a multiple of ``heads``.
+    layers : int
+        Transformer layers.
+    heads : int
+        Attention heads.
+    dropout : float
+        Dropout in training.
+    max_bytes : int
+        Longest sentence.
+    gradient_checkpointing : bool
+        Whether training recomputes activations in the backward pass to save memory.
+
+    Raises
+    ------
+    ValueError
+        If ``hidden_size`` is not a multiple of ``heads``.
+
+    Example
+    -------
+    >>> encoder = ByteTextEncoder(hidden_size=32)
+    >>> encoder(["this person sounds sad", "悲しい"]).shape
+    torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+        max_bytes: int = 256,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if hidden_size % heads:
+            raise ValueError(
+                f"hidden_size: expected a multiple of heads ({heads}), found {hidden_size}."
+            )
+        self._config: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "layers": layers,
+            "heads": heads,
+            "dropout": dropout,
+            "max_bytes": max_bytes,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
+        self.output_size = hidden_size
+        self.max_bytes = max_bytes
+        self.model = RobertaModel(
+            RobertaConfig(
+                vocab_size=_FIRST_BYTE + 256,
+                hidden_size=hidden_size,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                intermediate_size=4 * hidden_size,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=dropout,
+                # Two for the ends, and RoBERTa counts positions from after its padding id.
+                max_position_embeddings=max_bytes + 2 + _PAD + 1,
+                type_vocab_size=1,
+                bos_token_id=_BOS,
+                pad_token_id=_PAD,
+                eos_token_id=_EOS,
+            ),
+            add_pooling_layer=False,
+        )
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(self, sentences: Sequence[str]) -> Tensor:
+        """Encode sentences.
+
+        Arguments
+        ---------
+        sentences : Sequence[str]
+            N sentences.
+
+        Returns
+        -------
+        Tensor
+            ``[N, hidden_size]``.
+
+        Raises
+        ------
+        ValueError
+            If there is no sentence, or one is longer than ``max_bytes``.
+        """
+        rows = [
+            torch.tensor([_BOS, *(byte + _FIRST_BYTE for byte in self._bytes(sentence)), _EOS])
+            for sentence in _checked(sentences)
+        ]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PAD)
+        ids = ids.to(self.model.device)
+        return self.model(input_ids=ids, attention_mask=ids.ne(_PAD).long()).last_hidden_state[:, 0]
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data from which `from_config` builds the same encoder, without weights."""
+        return dict(self._config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ByteTextEncoder:
+        """Build the encoder of a configuration; weights are random."""
+        return cls(**config)
+
+    def _bytes(self, sentence: str) -> bytes:
+        encoded = sentence.encode("utf-8")
+        if len(encoded) > self.max_bytes:
+            raise ValueError(
+                f"sentence: expected at most max_bytes = {self.max_bytes} bytes, found "
+                f"{len(encoded)}. Shorten it or raise max_bytes: {sentence[:60]!r}..."
+            )
+        return encoded
+
+
+def _checked(sentences: Sequence[str]) -> list[str]:
+    if isinstance(sentences, str):
+        raise ValueError("sentences: expected a list of sentences, found one string.")
+    if not sentences:
+        raise ValueError("sentences: expected one or more, found an empty list.")
+    return list(sentences)
+
+
+def _without_pooler(config: PretrainedConfig) -> dict[str, bool]:
+    """Leave the pooler out where the class has one: it would have no gradient."""
+    model_class = AutoModel._model_mapping[type(config)]
+    takes = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if takes else {}
+
+
+def _position_count(model: PreTrainedModel) -> int:
+    """Tokens that the model has positions for."""
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return int(getattr(model.config, "max_position_embeddings", None) or 2**31)
+    # RoBERTa's family counts positions from after its padding id.
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

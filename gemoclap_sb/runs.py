@@ -1,0 +1,163 @@
+"""What a run's folder holds beside checkpoints, and whether it may be gone on with.
+
+    settings.json    the resolved settings; a resumed run must have the same
+    manifests/       train.csv, valid.csv, test.csv
+    save/            checkpoints
+    metrics.json     the result, written last: a folder that has it is finished
+    confusion.png  training.png
+    run.json         seconds, versions and machine; not part of the result
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+
+import torch
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import TaggedScalar
+
+from gemoclap_sb.files import write_json
+
+SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
+
+# Keys that may change between a run and its resumption: they say where, how
+# fast and how long, not what.
+FREE_KEYS = frozenset({"output_folder", "run_folder", "data_folder", "num_workers"}) | {
+    "number_of_epochs", "epoch_counter", "train_logger", "checkpointer", "pretrained_folder",
+    "model", "modules", "make_corpus",
+}
+
+
+class ExperimentError(RuntimeError):
+    """An experiment cannot start as asked; the message says what to change."""
+
+
+def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -> dict:
+    """Resolve an experiment's YAML without making its objects.
+
+    Loading a YAML builds its encoders; this only reads the plain values at top
+    level, with references and overrides applied.
+
+    Parameters
+    ----------
+    hparams_file : str or os.PathLike
+        The HyperPyYAML file.
+    overrides : str or dict
+        As ``load_hyperpyyaml`` takes them.
+
+    Returns
+    -------
+    dict
+        What stands at top level; an object is its tag and its arguments.
+
+    Raises
+    ------
+    ExperimentError
+        If the file is missing, or an override names no key of the file.
+
+    Examples
+    --------
+    >>> path = getfixture("tmp_path") / "small.yaml"
+    >>> _ = path.write_text("seed: 1\\nfolder: !ref run_<seed>\\n")
+    >>> read_settings(path, "seed: 2")
+    {'seed': 2, 'folder': 'run_2'}
+    """
+    path = Path(hparams_file)
+    if not path.is_file():
+        raise ExperimentError(f"no hyperparameter file {path} (seen from {Path.cwd()}).")
+    given = YAML(typ="safe").load(overrides) if isinstance(overrides, str) else overrides
+    known = YAML().load(path.read_text(encoding="utf-8"))
+    unknown = [key for key in given or {} if key not in known]
+    if unknown:
+        raise ExperimentError(
+            f"{path}: --{unknown[0]} is no key of this file. Its keys: {', '.join(known)}."
+        )
+    with path.open(encoding="utf-8") as stream:
+        try:
+            resolved = resolve_references(stream, given or None)
+        except (ValueError, KeyError) as error:
+            raise ExperimentError(f"{path}: {error}") from error
+    tree = YAML().load(StringIO(resolved.getvalue()))
+    return {key: _plain(value) for key, value in tree.items()}
+
+
+def check_settings(folder: str | os.PathLike, settings: dict) -> None:
+    """Refuse to go on with a run that was begun with other settings.
+
+    The first call in a folder writes ``settings.json``.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        The run's folder.
+    settings : dict
+        What `read_settings` returned.
+
+    Raises
+    ------
+    ExperimentError
+        If the folder holds a run whose settings differ; it names the keys.
+    """
+    path = Path(folder) / SETTINGS
+    kept = {key: value for key, value in settings.items() if key not in FREE_KEYS}
+    if not path.exists():
+        write_json(path, kept)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    differing = [
+        f"{key} (was {before.get(key)!r}, now {kept.get(key)!r})"
+        for key in sorted(before.keys() | kept.keys())
+        if before.get(key) != kept.get(key)
+    ]
+    if differing:
+        raise ExperimentError(
+            f"{folder} holds a run begun with other settings: {'; '.join(differing)}. "
+            "Give another --output_folder, the same settings, or delete the folder."
+        )
+
+
+def is_finished(folder: str | os.PathLike) -> bool:
+    """Whether a run's folder holds its result."""
+    return (Path(folder) / METRICS).is_file()
+
+
+def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
+    """Write ``run.json``: time spent (earlier attempts included), versions, machine."""
+    path = Path(folder) / RUN
+    before = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
+    packages: Iterable[str] = ("torch", "torchaudio", "speechbrain", "transformers", "gemoclap_sb")
+    write_json(
+        path,
+        {
+            "seconds": round(before + seconds, 1),
+            "device": device,
+            "cpu_cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in packages},
+        },
+    )
+
+
+def _plain(value: object) -> object:
+    """Strip ruamel's types; ``!new:a.B {c: 1}`` becomes ``{"!new:a.B": {"c": 1}}``."""
+    tag = getattr(getattr(value, "tag", None), "value", None)
+    if isinstance(value, dict):
+        plain = {key: _plain(item) for key, item in value.items()}
+    elif isinstance(value, list):
+        plain = [_plain(item) for item in value]
+    elif isinstance(value, TaggedScalar):
+        plain = value.value
+    elif isinstance(value, bool) or value is None:
+        plain = value
+    else:
+        kind = next(kind for kind in (int, float, str) if isinstance(value, kind))
+        plain = kind(value)
+    return {tag: plain} if tag is not None and tag.startswith("!") else plain

@@ -1,0 +1,17 @@
+#!/usr/bin/env python3
+"""Train and test one fold of an IEMOCAP experiment.
+
+    python train.py hparams/sl_wavlm.yaml --data_folder /path/to/IEMOCAP_full_release
+
+Any corpus with three manifests trains too: ``--train_csv a.csv --valid_csv
+b.csv --test_csv c.csv``.
+"""
+
+import sys
+
+from iemocap_prepare import prepare_iemocap
+
+from gemoclap_sb.experiment import main
+
+if __name__ == "__main__":
+    sys.exit(main(prepare_iemocap))

@@ -1,0 +1,275 @@
+#!/usr/bin/env python3
+"""Manifests of the RAVDESS speech files, which anyone may download.
+
+    python ravdess_prepare.py /corpora/RAVDESS results/fold1 --fold 1
+
+1,440 recordings of 24 actors in eight classes, in WAV or FLAC at any rate. A
+file is known by its name alone, such as ``03-01-05-01-02-01-16.wav``, so the
+folders may lie as they like.
+
+S. R. Livingstone and F. A. Russo, "The Ryerson Audio-Visual Database of Emotional
+Speech and Song (RAVDESS)", PLoS ONE 13(5): e0196391, 2018. CC BY-NC-SA 4.0:
+https://zenodo.org/records/1188976
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gemoclap_sb.audio import AudioError, audio_info
+from gemoclap_sb.preparation import (
+    Quirks,
+    compare_counts,
+    finished_preparation,
+    visible_files,
+    write_preparation,
+)
+from gemoclap_sb.splits import split_fold
+
+EMOTIONS = {
+    "01": "neu",
+    "02": "cal",
+    "03": "hap",
+    "04": "sad",
+    "05": "ang",
+    "06": "fea",
+    "07": "dis",
+    "08": "sur",
+}
+INTENSITIES = {"01": "normal", "02": "strong"}
+STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+# Neutral was not acted in a strong intensity.
+FILES_PER_ACTOR = {name: 4 if name == "neu" else 8 for name in EMOTIONS.values()}
+
+# The subject-wise folds of Luna-Jimenez et al., "A Proposal for Multimodal Emotion
+# Recognition Using Aural Transformers and Action Units on RAVDESS Dataset", Applied
+# Sciences 12(1), 2021, where they are numbered from 0.
+TEST_ACTORS = {
+    1: (2, 5, 14, 15, 16),
+    2: (3, 6, 7, 13, 18),
+    3: (10, 11, 12, 19, 20),
+    4: (8, 17, 21, 23, 24),
+    5: (1, 4, 9, 22),
+}
+FOLDS = tuple(TEST_ACTORS)
+VALIDATIONS = ("speaker", "random", "test")
+
+# modality-channel-emotion-intensity-statement-repetition-actor
+_NAME = re.compile(
+    r"(?P<modality>0[1-3])-(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])"
+    r"-(?P<statement>0[12])-(?P<repetition>0[12])-(?P<actor>0[1-9]|1\d|2[0-4])"
+)
+_AUDIO_ONLY, _SPEECH = "03", "01"
+
+
+def prepare_ravdess(
+    data_folder: str | os.PathLike,
+    save_folder: str | os.PathLike,
+    fold: int,
+    classes: Sequence[str] | str | None = None,
+    merge_calm: bool = False,
+    validation: str = "speaker",
+    valid_speakers: int | Sequence[int] = 2,
+    valid_fraction: float = 0.1,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Write ``train.csv``, ``valid.csv`` and ``test.csv`` of one fold.
+
+    ``session`` is the number of the fold that tests on the actor: the unit that
+    is held out, as IEMOCAP's sessions are. Beside the columns of every manifest
+    there are ``label``, the corpus' own class before ``merge_calm``, and
+    ``intensity``, ``normal`` or ``strong``. A ``prepare.json`` beside the
+    manifests records arguments and counts; with the same arguments nothing is
+    done again.
+
+    Files that appear twice, as in the copy on Kaggle, songs, AppleDouble files
+    and the like are counted and logged, one line for each kind. Counts other
+    than the published ones are one warning that states both.
+
+    Arguments
+    ---------
+    data_folder : str or os.PathLike
+        A folder with the ``Actor_NN`` folders, at any depth.
+    save_folder : str or os.PathLike
+        Where to write.
+    fold : int
+        1 to 5; :data:`TEST_ACTORS` has the actors to test on.
+    classes : sequence of str, optional
+        The classes to use, of ``neu``, ``cal``, ``hap``, ``sad``, ``ang``,
+        ``fea``, ``dis``, ``sur``; also as one string with commas. All by default.
+    merge_calm : bool
+        Count ``cal`` as ``neu``. ``classes`` then has no ``cal``.
+    validation : str
+        ``"speaker"``: some actors of the training side. ``"random"``: a share of
+        the training side, stratified by emotion and speaker. ``"test"``: the test
+        actors; the notes then say so.
+    valid_speakers : int or sequence of int
+        For ``"speaker"``: how many actors, women and men in turn, or which ones.
+    valid_fraction : float
+        For ``"random"``: the share.
+    seed : int
+        Seeds ``"speaker"`` and ``"random"``.
+
+    Returns
+    -------
+    dict
+        ``train_csv``, ``valid_csv``, ``test_csv``, ``data_root`` (str) and
+        ``notes`` (list of str: what a report of the results must say).
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``data_folder`` is missing.
+    ValueError
+        If the arguments do not fit each other or the folder, or no speech file of
+        the classes is found.
+    """
+    if fold not in FOLDS:
+        raise ValueError(f"fold must be one of 1 to 5, found {fold!r}.")
+    if validation not in VALIDATIONS:
+        raise ValueError(f"validation must be one of {VALIDATIONS}, found {validation!r}.")
+    chosen = choose_classes(classes, merge_calm)
+    root = Path(os.path.abspath(data_folder))
+    arguments = {
+        "corpus": "RAVDESS",
+        "data_folder": str(root),
+        "fold": fold,
+        "classes": chosen,
+        "merge_calm": merge_calm,
+        "validation": validation,
+        "valid_speakers": (
+            valid_speakers if isinstance(valid_speakers, int) else list(valid_speakers)
+        ),
+        "valid_fraction": valid_fraction,
+        "seed": seed,
+    }
+    if (finished := finished_preparation(save_folder, arguments)) is not None:
+        return finished
+
+    quirks = Quirks(root)
+    rows = read_corpus(root, chosen, merge_calm, quirks)
+    if not rows:
+        raise ValueError(
+            f"No RAVDESS speech file of the classes {', '.join(chosen)} was found below {root}. "
+            "Expected names such as Actor_16/03-01-05-01-02-01-16.wav. "
+            f"{'; '.join(quirks.lines())}"
+        )
+    warning = compare_counts("RAVDESS", rows, expected_counts(chosen, merge_calm))
+    if not isinstance(valid_speakers, int):
+        valid_speakers = [speaker_name(actor) for actor in valid_speakers]
+    splits, notes = split_fold(
+        rows,
+        fold,
+        validation,
+        seed=seed,
+        valid_fraction=valid_fraction,
+        valid_speakers=valid_speakers,
+    )
+    return write_preparation(save_folder, arguments, splits, quirks, warning, notes)
+
+
+def choose_classes(classes: Sequence[str] | str | None, merge_calm: bool) -> list[str]:
+    """Check the classes asked for and put them into the corpus' order."""
+    available = [name for name in EMOTIONS.values() if not (merge_calm and name == "cal")]
+    if classes is None:
+        return available
+    asked = [name.strip() for name in classes.split(",")] if isinstance(classes, str) else classes
+    if unknown := [name for name in asked if name not in available]:
+        merged = " (cal is merged into neu)" if merge_calm else ""
+        raise ValueError(
+            f"classes has {', '.join(map(repr, unknown))}; expected some of "
+            f"{', '.join(available)}{merged}."
+        )
+    if len(set(asked)) < 2:
+        raise ValueError(f"classes must name at least two classes, found {list(asked)}.")
+    return [name for name in available if name in asked]
+
+
+def read_corpus(
+    root: Path, classes: Sequence[str], merge_calm: bool, quirks: Quirks
+) -> list[dict[str, Any]]:
+    """Make the rows of all speech files of some classes, in the order of their names."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"RAVDESS folder {root} is missing.")
+    fold_of = {actor: fold for fold, actors in TEST_ACTORS.items() for actor in actors}
+    rows: dict[str, dict[str, Any]] = {}
+    for path in visible_files(root, (".wav", ".flac"), quirks):
+        fields = _NAME.fullmatch(path.stem)
+        if fields is None:
+            quirks.add("audio files with other names than RAVDESS has, left out", path)
+            continue
+        if fields["modality"] != _AUDIO_ONLY or fields["channel"] != _SPEECH:
+            quirks.add("songs or sound tracks of videos, left out", path)
+            continue
+        label = EMOTIONS[fields["emotion"]]
+        emotion = "neu" if merge_calm and label == "cal" else label
+        if emotion not in classes:
+            quirks.add("files of classes that were not asked for, left out", label)
+            continue
+        if path.stem in rows:
+            quirks.add("files of the same name as another, counted once", path)
+            continue
+        try:
+            duration = audio_info(path).duration
+        except AudioError:
+            quirks.add("files that are unreadable or zero-length, left out", path)
+            continue
+        actor = int(fields["actor"])
+        rows[path.stem] = {
+            "ID": path.stem,
+            "duration": round(duration, 6),
+            "wav": f"$data_root/{path.relative_to(root).as_posix()}",
+            "spk_id": speaker_name(actor),
+            "gender": "M" if actor % 2 else "F",
+            "emotion": emotion,
+            "session": str(fold_of[actor]),
+            "transcript": STATEMENTS[fields["statement"]],
+            "label": label,
+            "intensity": INTENSITIES[fields["intensity"]],
+        }
+    return [rows[name] for name in sorted(rows)]
+
+
+def speaker_name(actor: int) -> str:
+    """Name an actor as the corpus' folders do."""
+    return f"Actor_{actor:02d}"
+
+
+def expected_counts(classes: Sequence[str], merge_calm: bool) -> dict[str, dict[str, int]]:
+    """Count what the published corpus has of some classes."""
+    per_actor = {name: FILES_PER_ACTOR[name] for name in classes}
+    if merge_calm and "neu" in per_actor:
+        per_actor["neu"] += FILES_PER_ACTOR["cal"]
+    num_actors = sum(map(len, TEST_ACTORS.values()))
+    return {
+        "emotion": {name: number * num_actors for name, number in per_actor.items()},
+        "session": {
+            str(fold): sum(per_actor.values()) * len(actors) for fold, actors in TEST_ACTORS.items()
+        },
+    }
+
+
+def main() -> None:
+    """Prepare one fold from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_folder", help="the folder with the Actor_NN folders")
+    parser.add_argument("save_folder", help="where the manifests go")
+    parser.add_argument("--fold", type=int, required=True, help="1 to 5")
+    parser.add_argument("--classes", help="such as neu,hap,sad,ang; all eight by default")
+    parser.add_argument("--merge_calm", action="store_true", help="count calm as neutral")
+    parser.add_argument("--validation", choices=VALIDATIONS, default="speaker")
+    parser.add_argument("--valid_speakers", type=int, default=2)
+    parser.add_argument("--valid_fraction", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=1)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    prepare_ravdess(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
