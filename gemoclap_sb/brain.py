@@ -16,6 +16,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
 from speechbrain.nnet.schedulers import update_learning_rate
 from torch import LongTensor, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.gathering import gather_batch
 from gemoclap_sb.metrics import ClassificationMetrics, classification_metrics
@@ -167,6 +168,17 @@ class GEmoCLAPBrain(sb.Brain):
     def _class_sentences(self) -> list[list[str]]:
         prompts = self.hparams.prompts
         return prompts.class_sentences(self.target) if self.target in prompts.templates else []
+
+    def _wrap_distributed(self) -> None:
+        if not self.distributed_launch or self.device_type != "cpu":
+            super()._wrap_distributed()
+            return
+        # SpeechBrain converts to SyncBatchNorm, which exists on GPUs only. On CPUs each
+        # process normalises by its own share, and the main one's statistics are kept.
+        for name, module in self.modules.items():
+            self.modules[name] = DistributedDataParallel(
+                module, find_unused_parameters=self.find_unused_parameters
+            )
 
     def _train_loader_specifics(self, dataset: Any, loader_kwargs: dict) -> dict:
         loader_kwargs = super()._train_loader_specifics(dataset, loader_kwargs)

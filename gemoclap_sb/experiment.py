@@ -174,7 +174,10 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
             "--train_csv, --valid_csv and --test_csv."
         )
     if "make_corpus" in hparams:
-        run_on_main(hparams["make_corpus"], kwargs={"folder": data_folder})
+        try:
+            run_on_main(hparams["make_corpus"], kwargs={"folder": data_folder})
+        except FileExistsError as error:
+            raise ExperimentError(f"--data_folder: {error}") from error
     if not Path(data_folder).is_dir():
         raise ExperimentError(f"--data_folder: no folder {data_folder} (seen from {Path.cwd()}).")
     arguments = {
@@ -184,8 +187,11 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
         **hparams.get("prepare_options", {}),
     }
     # Every process asks; the first writes, the others find the work done.
-    run_on_main(prepare, kwargs=arguments)
-    return dict(prepare(**arguments))
+    try:
+        run_on_main(prepare, kwargs=arguments)
+        return dict(prepare(**arguments))
+    except (OSError, ValueError, TypeError) as error:
+        raise ExperimentError(f"data preparation: {error}") from error
 
 
 def _result(brain: GEmoCLAPBrain, hparams: Mapping, hparams_file: str) -> dict:

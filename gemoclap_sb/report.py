@@ -71,11 +71,12 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
     """
     confusion = np.asarray(metrics.confusion)
     present = [name for name in metrics.labels if metrics.per_class_recall[name] is not None]
+    averaged = f"{len(present)} class" + "es" * (len(present) > 1)
     width = max(len(name) for name in metrics.labels)
     lines = [
         f"{'WAR':<{width + 2}} {100 * metrics.war:6.2f} %   "
         f"({int(confusion.trace())} of {metrics.n_test} utterances)",
-        f"{'UAR':<{width + 2}} {100 * metrics.uar:6.2f} %   (mean over {len(present)} classes)",
+        f"{'UAR':<{width + 2}} {100 * metrics.uar:6.2f} %   (mean over {averaged})",
         "recall",
     ]
     for i, name in enumerate(metrics.labels):

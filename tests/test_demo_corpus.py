@@ -92,7 +92,7 @@ def digest(corpus):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """The default corpus: what the first command of the README trains on."""
+    """Make the default corpus, what the first command of the README trains on."""
     return make_demo_corpus(tmp_path_factory.mktemp("corpus") / "demo", progress=False)
 
 
@@ -215,3 +215,161 @@ def test_task_is_neither_trivial_nor_hopeless(turns):
     print(f"UAR of logistic regression: {uar:.3f}")
     assert 0.55 < uar < 0.92
     assert balanced_accuracy_score(sex, guesses["sex"]) > 0.9
+
+
+# ------------------------------------------------------------- determinism and building
+
+
+def small(folder, **changes):
+    arguments = {"speakers": 2, "utterances_per_speaker": 4, "progress": False} | changes
+    return make_demo_corpus(folder, **arguments)
+
+
+def test_same_seed_same_bytes_other_seed_other_speech(tmp_path):
+    first = digest(small(tmp_path / "first", seed=3))
+    assert digest(small(tmp_path / "second", seed=3)) == first
+    other = digest(small(tmp_path / "other", seed=4))
+    sound = [name for name in first if name.endswith(".wav")]
+    assert len(sound) == 8
+    assert all(first[name] != other.get(name) for name in sound)
+
+
+def test_more_speakers_leave_the_first_session_as_it_is(tmp_path):
+    one, two = small(tmp_path / "one"), small(tmp_path / "two", speakers=4)
+    assert digest(one / "Session1") == digest(two / "Session1")
+    assert digest(one / "Session1") != digest(two / "Session2")
+
+
+def test_finished_corpus_is_kept_and_any_other_folder_is_refused(tmp_path):
+    folder = small(tmp_path / "demo")
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert small(folder) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamps
+    with pytest.raises(FileExistsError, match="'seed': 1.*'seed': 2.*delete that folder"):
+        small(folder, seed=2)
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="mine holds no demo corpus"):
+        small(tmp_path / "mine")
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+
+    (tmp_path / "empty").mkdir()
+    assert digest(small(tmp_path / "empty")) == digest(folder)
+
+
+def test_interrupted_building_leaves_nothing(tmp_path, monkeypatch):
+    written = []
+
+    def write(path, *arguments, **options):
+        written.append(path)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        soundfile_write(path, *arguments, **options)
+
+    soundfile_write = soundfile.write
+    monkeypatch.setattr(demo_corpus.soundfile, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path / "demo")
+    assert written and list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_building_the_same_corpus_both_succeed(tmp_path, monkeypatch):
+    def overtaken(path, arguments):
+        path.write_text(json.dumps(arguments))
+        monkeypatch.setattr(demo_corpus, "write_json", original)
+        small(tmp_path / "demo")
+
+    original = demo_corpus.write_json
+    monkeypatch.setattr(demo_corpus, "write_json", overtaken)
+    assert (small(tmp_path / "demo") / MARKER).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speakers": 3}, "even number of speakers from 2 to 18, found 3"),
+        ({"speakers": 20}, "found 20"),
+        ({"utterances_per_speaker": 0}, "utterances_per_speaker of 1 or more, found 0"),
+        ({"seed": -1}, "seed of 0 or more, found -1"),
+        ({"sample_rate": 4000}, "at least 8000 Hz, found 4000"),
+    ],
+)
+def test_arguments_out_of_range(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(tmp_path / "demo", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------- synthesiser
+
+
+def test_glottal_table_follows_fants_prediction():
+    """Fant (1995) predicts the first two harmonics' difference as -7.6 + 11.1 Rd dB."""
+    spectrum = np.abs(np.fft.rfft(glottal_table()))
+    difference = 20 * np.log10(spectrum[:, 1] / spectrum[:, 2])
+    middle = (RD_GRID > 0.45) & (RD_GRID < 1.85)
+    assert difference[middle] == pytest.approx(-7.6 + 11.1 * RD_GRID[middle], abs=1.5)
+    assert (np.diff(difference) > 0).all()
+
+
+@pytest.mark.parametrize("f0", [100.0, 210.0])
+def test_requested_pitch_is_spoken(f0):
+    flat = Delivery(pitch_range=0.0)
+    phones = ["M", "AA1", "M", "AA", "M", "IY1", "M", "AA"]
+    wave = synthesize(phones, Voice(f0, 1.0), flat, np.random.default_rng(1))
+    assert np.median(autocorrelation_f0(wave)) == pytest.approx(f0, rel=0.06)
+    higher = Delivery(pitch=7.0, pitch_range=0.0)
+    wave = synthesize(phones, Voice(f0, 1.0), higher, np.random.default_rng(1))
+    assert np.median(autocorrelation_f0(wave)) == pytest.approx(f0 * 2 ** (7 / 12), rel=0.06)
+
+
+@pytest.mark.parametrize("vowel", ["IY", "EH", "AA", "AX"])
+@pytest.mark.parametrize("scale", [1.0, 1.16])
+def test_formants_by_linear_prediction(vowel, scale):
+    """The first two formants, found by solving the normal equations of an all-pole model."""
+    slow = Delivery(rate=0.15, pitch_range=0.0)
+    wave = synthesize([vowel], Voice(90.0, scale), slow, np.random.default_rng(1))
+    middle = wave[len(wave) // 2 - 800 : len(wave) // 2 + 800]
+    middle = np.append(middle[0], np.diff(middle)) * np.hamming(1600)
+    order = 18
+    correlation = np.correlate(middle, middle, "full")[1599 : 1599 + order + 1]
+    toeplitz = correlation[np.abs(np.subtract.outer(np.arange(order), np.arange(order)))]
+    poles = np.roots([1, *-np.linalg.solve(toeplitz, correlation[1:])])
+    sharp = poles[(poles.imag > 0) & (np.abs(poles) > 0.93)]
+    found = np.sort(np.angle(sharp)) * RATE / (2 * np.pi)
+    found = found[found > 200]
+    expected = np.array(VOWELS[vowel][0][:2]) * scale
+    assert found[:2] == pytest.approx(expected, rel=0.12)
+
+
+def test_every_phone_can_be_spoken_at_any_rate():
+    phones = [part for name in CONSONANTS for part in (name, "AX")] + list(VOWELS)
+    seconds = []
+    for rate in (8000, 16000, 22050, 44100):
+        wave = synthesize(phones, Voice(120.0, 1.0), Delivery(), np.random.default_rng(1), rate)
+        assert np.isfinite(wave).all() and 1 < np.abs(wave).max() < 12
+        seconds.append(len(wave) / rate)
+    assert seconds == pytest.approx([seconds[0]] * 4, rel=0.01)
+
+
+def test_extreme_deliveries_stay_finite():
+    for sign in (-1, 1):
+        delivery = Delivery(
+            pitch=sign * 20.0, pitch_range=4.0, rate=2.0**sign, rd=sign * 3.0, breath=sign * 20.0,
+            openness=1.3**sign, fronting=1.3**sign, precision=1.5**sign, roughness=10.0,
+        )  # fmt: skip
+        phones = demo_corpus.SENTENCES[0][1].split()
+        wave = synthesize(phones, Voice(300.0, 1.4), delivery, np.random.default_rng(1))
+        assert np.isfinite(wave).all() and np.abs(wave).max() < 20
+
+
+def test_unknown_phone_and_no_vowel_are_named():
+    rng = np.random.default_rng(1)
+    with pytest.raises(ValueError, match="unknown phone 'XX'"):
+        synthesize(["AA", "XX"], Voice(120.0, 1.0), Delivery(), rng)
+    with pytest.raises(ValueError, match="at least one vowel, found S T"):
+        synthesize(["S", "T"], Voice(120.0, 1.0), Delivery(), rng)
+    with pytest.raises(ValueError, match="at least one vowel, found no phone"):
+        synthesize([], Voice(120.0, 1.0), Delivery(), rng)

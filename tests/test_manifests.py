@@ -80,7 +80,7 @@ def test_stock_speechbrain_and_pandas_read_the_same(corpus):
 words = st.text(st.characters(codec="utf-8"), max_size=30).map(clean_text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
 def test_any_text_survives_all_three_readers(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("text") / "all.csv"

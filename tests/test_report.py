@@ -54,7 +54,7 @@ def test_metrics_table_shows_a_dash_for_an_absent_class():
         metrics = classification_metrics([0, 0], [0, 0], LABELS)
     lines = metrics_table(metrics).splitlines()
     assert lines[-1].split() == ["sad", "–", "(0", "of", "0)"]
-    assert "mean over 1 classes" in lines[1]
+    assert "mean over 1 class)" in lines[1]
 
 
 def test_summary_is_hand_computed(summary):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
-    """Valid samples of each utterance.
+    """Count the valid samples of each utterance.
 
     Arguments
     ---------
@@ -55,7 +55,7 @@ def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
 
 
 def frame_lengths(lobe: nn.Module, frames: Tensor, wavs: Tensor, wav_lens: Tensor) -> Tensor:
-    """Valid frames of each utterance.
+    """Count the valid frames of each utterance.
 
     Exact where the lobe has ``frame_lengths(samples)``; otherwise relative
     lengths are applied to the frames.

@@ -14,6 +14,8 @@ zeros, so that an utterance alone and an utterance in a batch see the same.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -23,28 +25,28 @@ from speechbrain.lobes.models.ECAPA_TDNN import SERes2NetBlock, TDNNBlock
 from speechbrain.nnet.CNN import Conv1d
 from speechbrain.processing.features import spectral_magnitude
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from gemoclap_sb.lobes.lengths import mask_from_lengths, sample_lengths
 from gemoclap_sb.lobes.pooling import MaskedMeanPooling, relative_lengths
 
 WINDOW_MS = 25
-HOP_MS = 10
 
 
 class _ValidFrames(NamedTuple):
     """Which frames of a batch are speech, in the forms that the layers ask for."""
 
-    mask: Tensor  # [B, 1, F], the features' type
-    index: Tensor  # positions of the valid frames in [B * F]
-    relative: Tensor  # [B]
-    any_padding: bool
+    mask: Tensor  # bool [B, 1, F]
+    relative: Tensor  # [B], for SpeechBrain's squeeze and excitation
+    index: Tensor | None  # valid positions in [B * F], where BatchNorm must tell them apart
 
 
 class ScratchEncoder(nn.Module):
     """Log-Mel energies and the frame-level part of ECAPA-TDNN.
 
-    Frames come every 10 ms: an utterance of n samples has ``n // hop + 1``, so one
-    sample already gives a frame. BatchNorm's statistics in training are those of the
+    An utterance of n samples has ``n // hop + 1`` frames, so one sample already gives a
+    frame. BatchNorm's statistics in training are those of the
     valid frames only.
 
     Arguments
@@ -53,6 +55,9 @@ class ScratchEncoder(nn.Module):
         Samples per second of the waveforms.
     n_mels : int
         Mel bands.
+    hop_ms : int
+        Milliseconds from a frame to the next; a window is 25 ms. ECAPA-TDNN has 10, the
+        SSL encoders 20. Twice the hop is about half the work.
     channels : int
         Channels of the blocks, a multiple of ``res2net_scale``. ECAPA-TDNN has 512 or
         1024; with 128 the encoder trains on a CPU.
@@ -69,11 +74,13 @@ class ScratchEncoder(nn.Module):
     time_masks : int
         Most stretches of time to mask in an utterance; 1 or more are drawn.
     time_mask_frames : int
-        Longest stretch of time, in frames of 10 ms.
+        Longest stretch of time, in frames.
     frequency_masks : int
         Most stretches of frequency to mask.
     frequency_mask_bands : int
         Widest stretch of frequency, in Mel bands.
+    gradient_checkpointing : bool
+        Whether training recomputes activations in the backward pass to save memory.
 
     Raises
     ------
@@ -92,6 +99,7 @@ class ScratchEncoder(nn.Module):
         self,
         sample_rate: int = 16000,
         n_mels: int = 64,
+        hop_ms: int = 10,
         channels: int = 128,
         output_size: int | None = None,
         res2net_scale: int = 8,
@@ -102,12 +110,14 @@ class ScratchEncoder(nn.Module):
         time_mask_frames: int = 25,
         frequency_masks: int = 2,
         frequency_mask_bands: int = 8,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         output_size = 3 * channels if output_size is None else output_size
         self._config: dict[str, Any] = {
             "sample_rate": sample_rate,
             "n_mels": n_mels,
+            "hop_ms": hop_ms,
             "channels": channels,
             "output_size": output_size,
             "res2net_scale": res2net_scale,
@@ -118,6 +128,7 @@ class ScratchEncoder(nn.Module):
             "time_mask_frames": time_mask_frames,
             "frequency_masks": frequency_masks,
             "frequency_mask_bands": frequency_mask_bands,
+            "gradient_checkpointing": gradient_checkpointing,
         }
         if channels % res2net_scale:
             raise ValueError(
@@ -125,6 +136,7 @@ class ScratchEncoder(nn.Module):
                 f"found {channels}."
             )
         self.output_size = output_size
+        self.gradient_checkpointing = gradient_checkpointing
         window = round(sample_rate * WINDOW_MS / 1000)
         # Even, so that a centred transform gives n // hop + 1 frames.
         self.fbank = Fbank(
@@ -132,7 +144,7 @@ class ScratchEncoder(nn.Module):
             n_mels=n_mels,
             n_fft=window + window % 2,
             win_length=WINDOW_MS,
-            hop_length=HOP_MS,
+            hop_length=hop_ms,
         )
         self.mean = MaskedMeanPooling(n_mels)
         self.augment = nn.ModuleList()
@@ -193,15 +205,32 @@ class ScratchEncoder(nn.Module):
         samples = sample_lengths(wavs, wav_lens)
         lengths = self.frame_lengths(samples)
         features = self._features(wavs, samples, lengths)
-        valid = _valid_frames(lengths, features)
-        x = _tdnn(self.blocks[0], features.transpose(1, 2), valid)
+        valid = _valid_frames(lengths, features.shape[1], self.training)
+        x = self._run(_tdnn, self.blocks[0], features.transpose(1, 2), valid)
         outputs = []
         for block in self.blocks[1:]:
-            x = _se_res2net(block, x, valid)
+            x = self._run(_se_res2net, block, x, valid)
             outputs.append(x)
-        return _tdnn(self.mfa, torch.cat(outputs, dim=1), valid).transpose(1, 2)
+        return self._run(_tdnn, self.mfa, torch.cat(outputs, dim=1), valid).transpose(1, 2)
 
-    @torch.no_grad()
+    def _run(
+        self,
+        function: Callable[[Any, Tensor, _ValidFrames], Tensor],
+        block: nn.Module,
+        x: Tensor,
+        valid: _ValidFrames,
+    ) -> Tensor:
+        if not (self.gradient_checkpointing and self.training):
+            return function(block, x, valid)
+        return checkpoint(
+            function,
+            block,
+            x,
+            valid,
+            use_reentrant=False,
+            context_fn=lambda: (contextlib.nullcontext(), _untracked_statistics(block)),
+        )
+
     def _features(self, wavs: Tensor, samples: Tensor, lengths: Tensor) -> Tensor:
         """Normalised, and in training augmented, log-Mel energies ``[B, F, n_mels]``."""
         wavs = wavs.float().masked_fill(~mask_from_lengths(samples, wavs.shape[1]), 0.0)
@@ -244,32 +273,39 @@ def _drop(axis: str, count: int, size: int, dim: int) -> SpectrogramDrop:
     )
 
 
-def _valid_frames(lengths: Tensor, features: Tensor) -> _ValidFrames:
-    size = features.shape[1]
+def _valid_frames(lengths: Tensor, size: int, training: bool) -> _ValidFrames:
     mask = mask_from_lengths(lengths, size)
-    index = mask.flatten().nonzero().squeeze(1)
-    return _ValidFrames(
-        mask=mask.unsqueeze(1).to(features.dtype),
-        index=index,
-        relative=relative_lengths(lengths, size),
-        any_padding=index.numel() < mask.numel(),
-    )
+    index = mask.flatten().nonzero().squeeze(1) if training else None
+    if index is not None and len(index) == mask.numel():
+        index = None
+    return _ValidFrames(mask.unsqueeze(1), relative_lengths(lengths, size), index)
 
 
 def _tdnn(block: TDNNBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
     """SpeechBrain's ``TDNNBlock.forward`` on valid frames; padded frames come out zero."""
     x = block.activation(block.conv(x))
-    if not valid.any_padding:
-        x = block.norm(x)
-    elif block.training:
+    if valid.index is None:
+        x = block.norm(x) * valid.mask
+    else:
         batch, channels, size = x.shape
         frames = x.transpose(1, 2).reshape(batch * size, channels)
-        normed = block.norm(_Pack.apply(frames, valid.index))
-        x = normed.new_zeros(batch * size, channels).index_copy(0, valid.index, normed)
+        frames = block.norm(_Pack.apply(frames, valid.index))
+        x = frames.new_zeros(batch * size, channels).index_copy(0, valid.index, frames)
         x = x.view(batch, size, channels).transpose(1, 2)
-    else:
-        x = block.norm(x) * valid.mask
     return block.dropout(x)
+
+
+@contextlib.contextmanager
+def _untracked_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm from counting a batch twice when its activations are recomputed."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 class _Pack(torch.autograd.Function):

@@ -33,14 +33,14 @@ def make_batch(lengths: list[int] = LENGTHS, size: int = 32) -> tuple[torch.Tens
 
 
 def run(attention: torch.nn.Module, frames: torch.Tensor, valid: torch.Tensor | None) -> dict:
-    """Outputs at valid frames, and gradients of a random projection of them."""
+    """Outputs at valid frames, and gradients (of order one) of a random projection of them."""
     attention.zero_grad()
     frames = frames.clone().requires_grad_()
     weights = torch.randn(frames.shape, generator=torch.Generator().manual_seed(2))
     output = attention(frames, attention_mask=valid)[0]
     if valid is not None:
         output = output * valid.unsqueeze(-1)
-    (output * weights).sum().backward()
+    (output * weights / 100).sum().backward()
     gradients = {name: p.grad.clone() for name, p in attention.named_parameters()}
     return {"output": output.detach(), "frames": frames.grad, **gradients}
 
@@ -59,8 +59,9 @@ def test_outputs_and_every_gradient_equal_eager(path, padded, monkeypatch):
     assert found.keys() == expected.keys()
     assert {"rel_attn_embed.weight", "gru_rel_pos_const", "gru_rel_pos_linear.weight"} <= set(found)
     for name, value in expected.items():
-        assert value.abs().max() > 1e-3 or name == "k_proj.bias"
-        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-5, msg=name)
+        # The softmax ignores a constant, so the keys' bias has no gradient.
+        assert value.abs().max() > 0.01 or name == "k_proj.bias"
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("padded", [True, False])
@@ -148,7 +149,7 @@ def test_chunked_gradients_pass_gradcheck(dropout, monkeypatch):
 
 def test_chunked_dropout_drops_probabilities_and_follows_the_seed():
     length, dropout = 400, 0.25
-    zeros, value = torch.zeros(1, 1, length, 8), torch.eye(length).view(1, 1, length, length)
+    value = torch.eye(length).view(1, 1, length, length)
     # Uniform attention over one-hot values shows the probabilities themselves.
     query = torch.zeros(1, 1, length, length)
     arguments = (query, query, value, torch.ones(1, 1, length), torch.zeros(1, length, length))
@@ -157,7 +158,7 @@ def test_chunked_dropout_drops_probabilities_and_follows_the_seed():
     again = chunked_gated_attention(*arguments, [length], dropout)
     torch.manual_seed(0)
     same = chunked_gated_attention(*arguments, [length], dropout)
-    assert zeros.shape[2] == length and torch.equal(first, same) and not torch.equal(first, again)
+    assert torch.equal(first, same) and not torch.equal(first, again)
     kept = 1 / length / (1 - dropout)
     is_kept = torch.isclose(first, torch.tensor(kept))
     assert bool((is_kept | (first == 0)).all())
@@ -171,7 +172,7 @@ def test_bfloat16_is_close_to_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = run(attention, frames, valid)
     for name, value in expected.items():
-        if name != "k_proj.bias":  # exactly zero: softmax ignores a constant
+        if name != "k_proj.bias":  # its gradient is zero
             error = (found[name] - value).norm() / value.norm()
             assert error < 0.05, (name, error)
 
@@ -193,5 +194,5 @@ def test_nothing_of_size_t_by_t_is_kept_per_utterance():
         return sum(sizes.values())
 
     square = 4 * 256 * 256 * 4  # one [H, T, T] in float32
-    assert kept(stock) > 3 * 4 * square
+    assert kept(stock) > 2 * 4 * square
     assert kept(FusedWavLMAttention(stock, "sdpa")) < 2 * square

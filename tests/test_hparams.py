@@ -1,0 +1,99 @@
+"""Every experiment loads, builds and trains a step; the twelve of the paper are what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from gemoclap_sb.brain import GEmoCLAPBrain, needed_attributes
+from gemoclap_sb.dataio import build_dataset, train_loader_options
+from gemoclap_sb.manifests import read_manifest
+from gemoclap_sb.runs import read_settings
+
+HPARAMS = Path(__file__).resolve().parent.parent / "hparams"
+EXPERIMENTS = sorted(path.stem for path in HPARAMS.glob("*.yaml"))
+PAPER = [f"{o}_{e}" for o in ("emo", "ml", "sl") for e in ("wavlm", "hubert", "wav2vec2", "data2vec")]
+HUB_IDS = {
+    "wavlm": "microsoft/wavlm-large",
+    "hubert": "facebook/hubert-large-ll60k",
+    "wav2vec2": "facebook/wav2vec2-large-lv60",
+    "data2vec": "facebook/data2vec-audio-large",
+}
+
+
+def test_all_experiments_are_here():
+    assert set(PAPER) < set(EXPERIMENTS)
+    assert {"demo", "ravdess_scratch"} < set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_settings(name):
+    objective, encoder = name.split("_")
+    settings = read_settings(HPARAMS / f"{name}.yaml")
+    assert settings["experiment"] == name
+    assert settings["audio_source"] == HUB_IDS[encoder]
+    assert settings["text_source"] == "FacebookAI/roberta-base"
+    assert settings["batch_size"] == 32
+    assert settings["lr"] == 2e-5
+    assert settings["number_of_epochs"] == 80
+    assert settings["number_of_folds"] == 5
+    assert settings["similarity"] == "cross"
+    assert settings["target"] == "softmax"
+    assert "!name:torch.optim.Adam" in settings["opt_class"]
+    if objective == "emo":
+        assert "alpha_e" not in settings
+    else:
+        assert settings["weights"]["emotion"] == settings["alpha_e"] == 0.9
+        assert settings["weights"]["gender"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("objective", ["emo", "ml", "sl"])
+def test_experiments_of_an_objective_differ_in_the_encoder_only(objective):
+    texts = []
+    for encoder, hub_id in HUB_IDS.items():
+        lines = (HPARAMS / f"{objective}_{encoder}.yaml").read_text().splitlines()[1:]
+        text = "\n".join(lines).replace(hub_id, "HUB").replace(f"{objective}_{encoder}", "NAME")
+        texts.append(text)
+    assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_one_training_step(name, small_manifests, small_encoders, tmp_path):
+    settings = read_settings(HPARAMS / f"{name}.yaml")
+    overrides = {"output_folder": str(tmp_path), "batch_size": 6, "num_workers": 0}
+    if "audio_source" in settings:
+        overrides |= {
+            "audio_source": str(small_encoders[name.split("_")[1]]),
+            "text_source": str(small_encoders["text"]),
+            "pretrained_folder": str(tmp_path / "pretrained"),
+            "lr": 1e-3,
+        }
+    with open(HPARAMS / f"{name}.yaml", encoding="utf-8") as stream:
+        hparams = load_hyperpyyaml(stream, overrides)
+    brain = GEmoCLAPBrain(
+        hparams["modules"], hparams["opt_class"], hparams, {"device": "cpu"}, hparams["checkpointer"]
+    )
+    attributes = needed_attributes(brain.model, hparams["objective"], hparams["prompts"])
+    rows = read_manifest(small_manifests["train_csv"], small_manifests["data_root"])
+    options = train_loader_options(rows, 6, seed=1)
+    loader = brain.make_dataloader(build_dataset(rows, attributes), sb.Stage.TRAIN, **options)
+    brain.on_fit_start()
+    brain.on_stage_start(sb.Stage.TRAIN, 1)
+    brain.modules.train()
+    before = {name: p.detach().clone() for name, p in brain.modules.named_parameters()}
+    brain.step = 1
+    loss = brain.fit_batch(next(iter(loader)))
+    assert torch.isfinite(loss)
+    parameters = dict(brain.modules.named_parameters())
+    still = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.requires_grad and torch.equal(parameter, before[key])
+    ]
+    # RoBERTa has word and position embeddings that no prompt uses, but not a whole tensor.
+    assert still == []
+    assert any(parameter.requires_grad for parameter in parameters.values())
