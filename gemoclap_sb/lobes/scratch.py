@@ -299,13 +299,15 @@ def _tdnn(block: TDNNBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
 def _untracked_statistics(block: nn.Module) -> Iterator[None]:
     """Keep BatchNorm from counting a batch twice when its activations are recomputed."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 class _Pack(torch.autograd.Function):

@@ -85,7 +85,7 @@ def test_alone_as_in_a_batch(pooling_class, lengths, seed):
     together = pooling(frames, torch.tensor(lengths))
     for i, n in enumerate(lengths):
         alone = pooling(frames[i : i + 1, :n], torch.tensor([n]))
-        torch.testing.assert_close(together[i], alone[0], atol=2e-5, rtol=0)
+        torch.testing.assert_close(together[i], alone[0], atol=1e-4, rtol=0)
 
 
 def test_attentive_statistics_are_speechbrains(frames):
