@@ -30,8 +30,8 @@ class ClassifierOutput(NamedTuple):
 class AudioClassifier(nn.Module):
     """Audio lobe, pooling and a linear layer, with the interface of `GEmoCLAP`.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     audio_encoder : nn.Module
         Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``.
     pooling : nn.Module
@@ -43,8 +43,8 @@ class AudioClassifier(nn.Module):
     dropout : float
         Dropout before the linear layer.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import torch
     >>> from gemoclap_sb.lobes import MaskedMeanPooling, ScratchEncoder
     >>> lobe = ScratchEncoder(channels=16)
@@ -77,8 +77,8 @@ class AudioClassifier(nn.Module):
     ) -> dict[str, ClassifierOutput]:
         """Class scores of a batch; ``sentences`` are not read.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wavs : Tensor
             float32 ``[N, T]``, 16 kHz, mono.
         wav_lens : Tensor
@@ -98,22 +98,22 @@ class AudioClassifier(nn.Module):
         """Nothing to encode: the classes are the rows of the linear layer."""
 
     def class_scores(self, output: ClassifierOutput, classes: None = None) -> Tensor:
-        """The logits, ``[N, C]``."""
+        """Return the logits, ``[N, C]``."""
         return output.logits
 
 
 class CrossEntropyObjective(nn.Module):
     """Cross-entropy of one attribute, with the signature of the other objectives.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     attribute : str
         The attribute that is classified.
     label_smoothing : float
         Share of the target spread over all classes.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import torch
     >>> outputs = {"emotion": ClassifierOutput(torch.zeros(2, 4))}
     >>> loss = CrossEntropyObjective()(outputs, {"emotion": torch.tensor([0, 3])})

@@ -194,8 +194,8 @@ class GEmoCLAPBrain(sb.Brain):
 def needed_attributes(model: nn.Module, objective: Any, prompts: Any) -> list[str]:
     """Attributes whose labels the objective, the heads and their prompts read.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     model : nn.Module
         Has ``heads``.
     objective : Any

@@ -34,8 +34,8 @@ class AtomicCheckpointer(Checkpointer):
 
     Arguments are those of ``speechbrain.utils.checkpoints.Checkpointer``.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import torch
     >>> folder = getfixture("tmp_path")
     >>> checkpointer = AtomicCheckpointer(folder, {"layer": torch.nn.Linear(1, 1)})
@@ -74,7 +74,9 @@ class AtomicCheckpointer(Checkpointer):
         os.replace(partial.path, whole)
         logger.log(verbosity, "Saved a checkpoint in %s", whole)
         return Checkpoint(
-            whole, partial.meta, {key: whole / path.name for key, path in partial.paramfiles.items()}
+            whole,
+            partial.meta,
+            {key: whole / path.name for key, path in partial.paramfiles.items()},
         )
 
     def _new_checkpoint_dirpath(self) -> Path:
@@ -95,8 +97,8 @@ class History:
     A log file would repeat an epoch that was interrupted after its line was
     written; this cannot.
 
-    Example
-    -------
+    Examples
+    --------
     >>> history = History()
     >>> history.append({"epoch": 1, "valid_uar": 0.5})
     >>> history.records

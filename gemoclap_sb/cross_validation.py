@@ -92,7 +92,8 @@ def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
         status = subprocess.run([sys.executable, str(train_script), *passed, *own]).returncode
         if status:
             print(
-                f"fold {fold} failed with exit status {status}; the same command goes on from there.",
+                f"fold {fold} failed with exit status {status}; "
+                "the same command goes on from there.",
                 file=sys.stderr,
             )
             return status
@@ -109,8 +110,7 @@ def _write_summary(
     argv: Sequence[str],
 ) -> None:
     results = [
-        {**_read(folder / METRICS), "seconds": _read(folder / RUN)["seconds"]}
-        for folder in folders
+        {**_read(folder / METRICS), "seconds": _read(folder / RUN)["seconds"]} for folder in folders
     ]
     run = _read(folders[0] / RUN)
     machine = (

@@ -24,8 +24,8 @@ def build_dataset(
 ) -> DynamicItemDataset:
     """Make a dataset of waveforms and labels.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     rows : Mapping[str, Mapping]
         What `gemoclap_sb.manifests.read_manifest` returns: columns by ID.
     attributes : Sequence[str]
@@ -66,8 +66,8 @@ def train_loader_options(
 ) -> dict:
     """Options of the training dataloader: full batches of similar lengths.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     rows : Mapping[str, Mapping]
         The training rows, in the order of the dataset.
     batch_size : int

@@ -21,6 +21,7 @@ from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.audio import AudioError
 from gemoclap_sb.brain import GEmoCLAPBrain, needed_attributes
+from gemoclap_sb.configuration import write_run_config
 from gemoclap_sb.dataio import build_dataset, evaluation_loader_options, train_loader_options
 from gemoclap_sb.files import write_json
 from gemoclap_sb.manifests import ManifestError, read_manifest
@@ -97,6 +98,8 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    if if_main_process():
+        write_run_config(folder, brain.model, hparams["prompts"])
     attributes = needed_attributes(brain.model, hparams["objective"], hparams["prompts"])
     classes = {name: hparams["prompts"].labels(name) for name in attributes}
     rows = {
@@ -195,9 +198,7 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
 
 
 def _result(brain: GEmoCLAPBrain, hparams: Mapping, hparams_file: str) -> dict:
-    best = max(
-        hparams["history"].records, key=lambda r: (r["valid_uar"], r["epoch"]), default=None
-    )
+    best = max(hparams["history"].records, key=lambda r: (r["valid_uar"], r["epoch"]), default=None)
     return {
         **brain.test_metrics.to_dict(),
         "fold": hparams["fold"],

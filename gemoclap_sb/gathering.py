@@ -31,8 +31,8 @@ def gather_batch(
     do outputs that are no pairs (class scores), whose loss is a mean over
     utterances and needs no others.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     outputs : Mapping[str, ContrastiveOutput]
         Embeddings ``[N, D]`` per head; N may differ between processes.
     labels : Mapping[str, Tensor]
@@ -43,8 +43,8 @@ def gather_batch(
     tuple of dict
         The same with ``[sum of N, D]`` and ``[sum of N]``.
 
-    Example
-    -------
+    Examples
+    --------
     >>> outputs, labels = gather_batch({}, {"emotion": torch.tensor([0, 1])})
     >>> labels["emotion"].tolist()
     [0, 1]

@@ -31,8 +31,8 @@ class LogitScale(nn.Module):
     Learning the logarithm keeps it positive; the ceiling keeps training from
     running away (CLIP, arXiv 2103.00020, section 2.5, has 1/0.07 and 100).
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     initial : float
         Value at the start.
     learnable : bool
@@ -40,8 +40,8 @@ class LogitScale(nn.Module):
     ceiling : float
         Largest value.
 
-    Example
-    -------
+    Examples
+    --------
     >>> round(LogitScale(14.3)().item(), 4)
     14.3
     """
@@ -63,8 +63,8 @@ class LogitScale(nn.Module):
 class GEmoCLAP(nn.Module):
     """Contrastive language-audio model of emotional speech.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     audio_encoder : nn.Module
         Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``. Any
         SpeechBrain lobe of that signature will do.
@@ -94,8 +94,8 @@ class GEmoCLAP(nn.Module):
     ValueError
         If a lobe tells no size and none is given, or ``heads`` is empty.
 
-    Example
-    -------
+    Examples
+    --------
     >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
     >>> clap = GEmoCLAP(
     ...     audio_encoder=ScratchEncoder(channels=16),
@@ -150,8 +150,8 @@ class GEmoCLAP(nn.Module):
     ) -> dict[str, ContrastiveOutput]:
         """Embed a batch of pairs, each encoder running once for all heads.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wavs : Tensor
             float32 ``[N, T]``, 16 kHz, mono.
         wav_lens : Tensor
@@ -193,8 +193,8 @@ class GEmoCLAP(nn.Module):
     def encode_audio(self, wavs: Tensor, wav_lens: Tensor, head: str | None = None) -> Tensor:
         """Audio embeddings.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wavs : Tensor
             float32 ``[N, T]``, 16 kHz, mono.
         wav_lens : Tensor
@@ -217,8 +217,8 @@ class GEmoCLAP(nn.Module):
         A batch of 32 utterances has a handful of distinct prompts. In training
         with dropout, equal sentences therefore share one dropout mask.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         sentences : Sequence[str]
             N sentences.
 
@@ -235,8 +235,8 @@ class GEmoCLAP(nn.Module):
     def encode_classes(self, class_sentences: Sequence[Sequence[str]]) -> Tensor:
         """One text embedding per class, the mean over the class's sentences.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         class_sentences : Sequence[Sequence[str]]
             Sentences of each of C classes.
 
@@ -264,8 +264,8 @@ def pool_frames(
 ) -> Tensor:
     """Run an audio lobe and pool its valid frames.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     audio_encoder : nn.Module
         Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``.
     pooling : nn.Module

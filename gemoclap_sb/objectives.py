@@ -50,8 +50,8 @@ class ContrastiveOutput(NamedTuple):
 def label_matrix(labels: Tensor) -> Tensor:
     """Say which pairs of a batch share a label (the paper's ``M_e``, ``M_g``).
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     labels : Tensor
         Integer class indices, ``[N]``.
 
@@ -65,8 +65,8 @@ def label_matrix(labels: Tensor) -> Tensor:
     ValueError
         If ``labels`` is not one-dimensional.
 
-    Example
-    -------
+    Examples
+    --------
     >>> label_matrix(torch.tensor([0, 1, 0]))
     tensor([[1., 0., 1.],
             [0., 1., 0.],
@@ -83,8 +83,8 @@ def soft_label_matrix(labels: Mapping[str, Tensor], weights: Mapping[str, float]
     ``M = sum_k weight_k * M_k``; with emotion and gender,
     ``M = alpha_e * M_e + (1 - alpha_e) * M_g``.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     labels : Mapping[str, Tensor]
         Class indices ``[N]`` per attribute.
     weights : Mapping[str, float]
@@ -100,8 +100,8 @@ def soft_label_matrix(labels: Mapping[str, Tensor], weights: Mapping[str, float]
     KeyError
         If an attribute of ``weights`` has no labels.
 
-    Example
-    -------
+    Examples
+    --------
     >>> labels = {"emotion": torch.tensor([0, 1]), "gender": torch.tensor([0, 0])}
     >>> soft_label_matrix(labels, {"emotion": 0.75, "gender": 0.25})
     tensor([[1.0000, 0.2500],
@@ -116,8 +116,8 @@ def soft_label_matrix(labels: Mapping[str, Tensor], weights: Mapping[str, float]
 def target_distribution(matrix: Tensor, target: str = "softmax") -> Tensor:
     """Turn a label matrix into one probability distribution per row.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     matrix : Tensor
         Label matrix ``[N, N]`` with values in [0, 1].
     target : str
@@ -135,8 +135,8 @@ def target_distribution(matrix: Tensor, target: str = "softmax") -> Tensor:
     ValueError
         If ``target`` is unknown, or a row to be normalised sums to nothing.
 
-    Example
-    -------
+    Examples
+    --------
     >>> target_distribution(torch.tensor([[1.0, 1.0], [0.0, 1.0]]), "normalized")
     tensor([[0.5000, 0.5000],
             [0.0000, 1.0000]])
@@ -159,8 +159,8 @@ def similarity_logits(
 ) -> tuple[Tensor, Tensor]:
     """Scaled similarity matrices ``C_a`` and ``C_t`` of a batch.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     output : ContrastiveOutput
         The embeddings and temperatures of one head.
     similarity : str
@@ -180,8 +180,8 @@ def similarity_logits(
     ValueError
         If ``similarity`` is unknown.
 
-    Example
-    -------
+    Examples
+    --------
     >>> eye = torch.eye(2)
     >>> output = ContrastiveOutput(eye, eye.flip(0), torch.tensor(2.0), torch.tensor(3.0))
     >>> similarity_logits(output)[0]
@@ -212,8 +212,8 @@ def kl_contrastive_loss(
     Computed in float32 even under autocast: the rows of a log-softmax lose
     their small differences in half precision.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     audio_logits : Tensor
         ``C_a``, ``[N, N]``.
     text_logits : Tensor
@@ -235,8 +235,8 @@ def kl_contrastive_loss(
     ValueError
         If the shapes differ, or an option is unknown.
 
-    Example
-    -------
+    Examples
+    --------
     >>> matrix = label_matrix(torch.tensor([0, 1, 0]))
     >>> float(kl_contrastive_loss(matrix, matrix, matrix))
     0.0
@@ -300,9 +300,7 @@ class _LabelObjective(nn.Module):
 
     def _loss(self, output: ContrastiveOutput, matrix: Tensor) -> Tensor:
         audio_logits, text_logits = similarity_logits(output, self.similarity)
-        return kl_contrastive_loss(
-            audio_logits, text_logits, matrix, self.reduction, self.target
-        )
+        return kl_contrastive_loss(audio_logits, text_logits, matrix, self.reduction, self.target)
 
     def extra_repr(self) -> str:
         """Show the options in ``print(objective)``."""
@@ -321,8 +319,8 @@ class SoftLabelObjective(_LabelObjective):
     what Emo-CLAP costs; choose `MultiTaskObjective` to have an embedding for
     each attribute instead.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     weights : Mapping[str, float]
         Weight of each attribute's label matrix; they sum to 1. The paper has
         ``{emotion: 0.8 or 0.9, gender: 0.2 or 0.1}``.
@@ -331,8 +329,8 @@ class SoftLabelObjective(_LabelObjective):
     similarity, reduction, target : str
         See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> objective = SoftLabelObjective({"emotion": 0.9, "gender": 0.1})
     >>> audio, text = torch.eye(3), torch.eye(3)
     >>> outputs = {"emotion": ContrastiveOutput(audio, text, torch.ones(()), torch.ones(()))}
@@ -362,8 +360,8 @@ class SoftLabelObjective(_LabelObjective):
     ) -> Tensor:
         """Loss of a batch.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         outputs : Mapping[str, ContrastiveOutput]
             What `gemoclap_sb.model.GEmoCLAP` returns.
         labels : Mapping[str, Tensor]
@@ -382,15 +380,15 @@ class EmoCLAPObjective(SoftLabelObjective):
 
     The baseline of the paper: `SoftLabelObjective` with ``{emotion: 1.0}``.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     attribute : str
         The attribute whose labels make the matrix.
     similarity, reduction, target : str
         See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> EmoCLAPObjective().weights
     {'emotion': 1.0}
     """
@@ -411,15 +409,15 @@ class MultiTaskObjective(_LabelObjective):
     ``L = alpha_e L_emotion + (1 - alpha_e) L_gender``. Each attribute has its
     own projection head and its own prompts; the encoders run once for all.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     weights : Mapping[str, float]
         Weight of each attribute's loss; they sum to 1.
     similarity, reduction, target : str
         See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> objective = MultiTaskObjective({"emotion": 0.8, "gender": 0.2})
     >>> objective.heads
     ('emotion', 'gender')

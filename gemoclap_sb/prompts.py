@@ -25,8 +25,8 @@ from torch import LongTensor
 class Prompts:
     """Turns labels into indices and into sentences.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     words : Mapping[str, Mapping[str, str]]
         ``{attribute: {label: word}}``.
     templates : Mapping[str, Sequence[str]]
@@ -37,13 +37,16 @@ class Prompts:
     Raises
     ------
     ValueError
-        If a template is missing its own ``{}``, names an unknown attribute, 
+        If a template is missing its own ``{}``, names an unknown attribute,
         two labels of an attribute share a word, or ``only`` names an unknown label.
 
-    Example
-    -------
+    Examples
+    --------
     >>> prompts = Prompts(
-    ...     words={"emotion": {"ang": "angry", "sad": "sad"}, "gender": {"F": "female", "M": "male"}},
+    ...     words={
+    ...         "emotion": {"ang": "angry", "sad": "sad"},
+    ...         "gender": {"F": "female", "M": "male"},
+    ...     },
     ...     templates={"emotion": ["this person sounds {}"], "gender": ["a {} speaker"]},
     ... )
     >>> prompts.labels("emotion")
@@ -108,8 +111,8 @@ class Prompts:
     def encode(self, attribute: str, labels: Sequence[str]) -> LongTensor:
         """Class indices of labels.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         attribute : str
             The attribute that the labels belong to.
         labels : Sequence[str]
@@ -139,8 +142,8 @@ class Prompts:
     ) -> list[str]:
         """One sentence per utterance.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         attribute : str
             The attribute to describe.
         labels : Mapping[str, Sequence[str]]
@@ -173,8 +176,8 @@ class Prompts:
     def class_sentences(self, attribute: str) -> list[list[str]]:
         """All sentences that describe each class, for inference.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         attribute : str
             The attribute to describe.
 
@@ -183,15 +186,13 @@ class Prompts:
         list of list of str
             A list per class, in the order of the indices.
         """
-        return [
-            self.describe(attribute, word) for word in self._words_of(attribute).values()
-        ]
+        return [self.describe(attribute, word) for word in self._words_of(attribute).values()]
 
     def describe(self, attribute: str, word: str) -> list[str]:
         """All sentences that say a word of an attribute, which need not be a class.
 
-        Example
-        -------
+        Examples
+        --------
         >>> prompts = Prompts({"emotion": {"ang": "angry", "sad": "sad"}}, {"emotion": ["so {}"]})
         >>> prompts.describe("emotion", "bored")
         ['so bored']

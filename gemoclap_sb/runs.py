@@ -1,11 +1,12 @@
 """What a run's folder holds beside checkpoints, and whether it may be gone on with.
 
-    settings.json    the resolved settings; a resumed run must have the same
-    manifests/       train.csv, valid.csv, test.csv
-    save/            checkpoints
-    metrics.json     the result, written last: a folder that has it is finished
-    confusion.png  training.png
-    run.json         seconds, versions and machine; not part of the result
+settings.json    the resolved settings; a resumed run must have the same
+config.json      the model without its weights, for export; tokenizer/ beside it
+manifests/       train.csv, valid.csv, test.csv
+save/            checkpoints
+metrics.json     the result, written last: a folder that has it is finished
+confusion.png  training.png
+run.json         seconds, versions and machine; not part of the result
 """
 
 from __future__ import annotations
@@ -30,8 +31,14 @@ SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 # Keys that may change between a run and its resumption: they say where, how
 # fast and how long, not what.
 FREE_KEYS = frozenset({"output_folder", "run_folder", "data_folder", "num_workers"}) | {
-    "number_of_epochs", "epoch_counter", "train_logger", "checkpointer", "pretrained_folder",
-    "model", "modules", "make_corpus",
+    "number_of_epochs",
+    "epoch_counter",
+    "train_logger",
+    "checkpointer",
+    "pretrained_folder",
+    "model",
+    "modules",
+    "make_corpus",
 }
 
 
@@ -40,7 +47,7 @@ class ExperimentError(RuntimeError):
 
 
 def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -> dict:
-    """Resolve an experiment's YAML without making its objects.
+    r"""Resolve an experiment's YAML without making its objects.
 
     Loading a YAML builds its encoders; this only reads the plain values at top
     level, with references and overrides applied.
@@ -65,7 +72,7 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
     Examples
     --------
     >>> path = getfixture("tmp_path") / "small.yaml"
-    >>> _ = path.write_text("seed: 1\\nfolder: !ref run_<seed>\\n")
+    >>> _ = path.write_text("seed: 1\nfolder: !ref run_<seed>\n")
     >>> read_settings(path, "seed: 2")
     {'seed': 2, 'folder': 'run_2'}
     """

@@ -106,9 +106,7 @@ def test_same_seed_same_result(finished, small_manifests, tmp_path):
     finish(start(arguments(small_manifests, tmp_path / "again")))
     again = (tmp_path / "again/metrics.json").read_bytes()
     assert again == (folder / "metrics.json").read_bytes()
-    assert (folder / "train_log.txt").read_text() == (
-        tmp_path / "again/train_log.txt"
-    ).read_text()
+    assert (folder / "train_log.txt").read_text() == (tmp_path / "again/train_log.txt").read_text()
 
 
 def test_killed_and_resumed_gives_the_result_of_an_uninterrupted_run(
@@ -272,7 +270,9 @@ def test_unknown_class_is_named(small_manifests, tmp_path, capsys):
 def test_compiled_model_gives_finite_losses(small_manifests, tmp_path, monkeypatch):
     # The eager backend traces as inductor does and needs no compiler.
     monkeypatch.setattr(
-        torch, "compile", lambda module, _compile=torch.compile, **_: _compile(module, backend="eager")
+        torch,
+        "compile",
+        lambda module, _compile=torch.compile, **_: _compile(module, backend="eager"),
     )
     folder = tmp_path / "run"
     command = [*arguments(small_manifests, folder), "--compile", "--debug"]

@@ -28,7 +28,9 @@ class TwoTowers(nn.Module):
         self.scale = nn.Parameter(torch.tensor(5.0))
 
     def forward(self, audio: torch.Tensor, text: torch.Tensor) -> dict[str, ContrastiveOutput]:
-        embeddings = (F.normalize(f(x), dim=-1) for f, x in ((self.audio, audio), (self.text, text)))
+        embeddings = (
+            F.normalize(f(x), dim=-1) for f, x in ((self.audio, audio), (self.text, text))
+        )
         return {"emotion": ContrastiveOutput(*embeddings, self.scale, 2 * self.scale)}
 
 
@@ -81,7 +83,10 @@ def classifier_process(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     outputs = {"emotion": ClassifierOutput(torch.zeros(3, 4))}
     gathered, labels = gather_batch(outputs, {"emotion": torch.tensor([0, 1, 2])})
-    torch.save(torch.tensor([len(gathered["emotion"].logits), len(labels["emotion"])]), f"{folder}/{rank}.pt")
+    torch.save(
+        torch.tensor([len(gathered["emotion"].logits), len(labels["emotion"])]),
+        f"{folder}/{rank}.pt",
+    )
     dist.destroy_process_group()
 
 

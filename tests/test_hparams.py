@@ -16,7 +16,9 @@ from gemoclap_sb.runs import read_settings
 
 HPARAMS = Path(__file__).resolve().parent.parent / "hparams"
 EXPERIMENTS = sorted(path.stem for path in HPARAMS.glob("*.yaml"))
-PAPER = [f"{o}_{e}" for o in ("emo", "ml", "sl") for e in ("wavlm", "hubert", "wav2vec2", "data2vec")]
+PAPER = [
+    f"{o}_{e}" for o in ("emo", "ml", "sl") for e in ("wavlm", "hubert", "wav2vec2", "data2vec")
+]
 HUB_IDS = {
     "wavlm": "microsoft/wavlm-large",
     "hubert": "facebook/hubert-large-ll60k",
@@ -75,7 +77,11 @@ def test_one_training_step(name, small_manifests, small_encoders, tmp_path):
     with open(HPARAMS / f"{name}.yaml", encoding="utf-8") as stream:
         hparams = load_hyperpyyaml(stream, overrides)
     brain = GEmoCLAPBrain(
-        hparams["modules"], hparams["opt_class"], hparams, {"device": "cpu"}, hparams["checkpointer"]
+        hparams["modules"],
+        hparams["opt_class"],
+        hparams,
+        {"device": "cpu"},
+        hparams["checkpointer"],
     )
     attributes = needed_attributes(brain.model, hparams["objective"], hparams["prompts"])
     rows = read_manifest(small_manifests["train_csv"], small_manifests["data_root"])

@@ -152,13 +152,13 @@ def test_users_own_lobe_and_stock_lobe_plug_in_from_yaml(tmp_path):
     from hyperpyyaml import load_hyperpyyaml
 
     ssl, _ = save_models(tmp_path)
-    yaml = """
+    yaml = f"""
 text_encoder: !new:gemoclap_sb.lobes.ByteTextEncoder
     hidden_size: 16
     heads: 2
 stock: !new:speechbrain.integrations.huggingface.wavlm.WavLM
-    source: {source}
-    save_path: {save}
+    source: {ssl}
+    save_path: {tmp_path}
 own: !new:tests.test_model.MyLobe
 stock_clap: !new:gemoclap_sb.model.GEmoCLAP
     audio_encoder: !ref <stock>
@@ -170,7 +170,7 @@ own_clap: !new:gemoclap_sb.model.GEmoCLAP
     text_encoder: !ref <text_encoder>
     embedding_size: 8
     audio_size: 6
-""".format(source=ssl, save=tmp_path)
+"""
     hparams = load_hyperpyyaml(yaml)
     labels = {"emotion": torch.tensor([0, 1, 2])}
     for name in ("stock_clap", "own_clap"):

@@ -124,9 +124,7 @@ def test_ml_gemo_clap_is_the_paper_formula(similarity, reduction, target):
     objective = MultiTaskObjective({"emotion": 0.9, "gender": 0.1}, similarity, reduction, target)
     expected = sum(
         weight
-        * np_loss(
-            outputs[attribute], np_matrix(LABELS[attribute]), similarity, reduction, target
-        )
+        * np_loss(outputs[attribute], np_matrix(LABELS[attribute]), similarity, reduction, target)
         for attribute, weight in (("emotion", 0.9), ("gender", 0.1))
     )
     assert objective(outputs, LABELS).item() == pytest.approx(expected, rel=1e-6)
@@ -226,9 +224,13 @@ def test_missing_head_and_missing_labels_are_named():
     with pytest.raises(KeyError, match="head 'gender'; found"):
         objective({"emotion": make_output(1)}, LABELS)
     with pytest.raises(KeyError, match="labels for attribute 'gender'"):
-        objective({"emotion": make_output(1), "gender": make_output(2)}, {"emotion": LABELS["emotion"]})
+        objective(
+            {"emotion": make_output(1), "gender": make_output(2)}, {"emotion": LABELS["emotion"]}
+        )
 
 
 def test_shapes_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"share one shape \[N, N\]; found \[3, 3\], \[3, 3\], \[2, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"share one shape \[N, N\]; found \[3, 3\], \[3, 3\], \[2, 2\]"
+    ):
         kl_contrastive_loss(torch.eye(3), torch.eye(3), torch.eye(2))

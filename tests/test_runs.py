@@ -39,7 +39,9 @@ def test_references_and_overrides_are_resolved(hparams):
 
 
 def test_unknown_override_names_the_keys(hparams):
-    with pytest.raises(ExperimentError, match="--alpha is no key of this file. Its keys: seed, alpha_e"):
+    with pytest.raises(
+        ExperimentError, match="--alpha is no key of this file. Its keys: seed, alpha_e"
+    ):
         read_settings(hparams, "alpha: 0.8")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train and test all folds of an experiment, one process each, and sum them up.
 
-    python cross_validate.py hparams/FILE.yaml --data_folder FOLDER [--key value ...]
+python cross_validate.py hparams/FILE.yaml --data_folder FOLDER [--key value ...]
 """
 
 import sys

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train and test one fold of a RAVDESS experiment.
 
-    python train.py hparams/ravdess_scratch.yaml --data_folder /path/to/RAVDESS
+python train.py hparams/ravdess_scratch.yaml --data_folder /path/to/RAVDESS
 """
 
 import sys
