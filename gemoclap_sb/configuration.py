@@ -226,7 +226,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: expected JSON: {error}.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ConfigurationError(
-            f"{path}: expected a description with \"format\": \"{FORMAT}\", found another file. "
+            f'{path}: expected a description with "format": "{FORMAT}", found another file. '
             "Export a run to get a folder that can be loaded."
         )
     if config.get("format_version") != FORMAT_VERSION:
@@ -457,7 +457,9 @@ def _check_transformers(where: str, key: str, config: object, allowed: Collectio
         raise ConfigurationError(
             f"{where}: {key}: expected a model_type among {', '.join(allowed)}, found {found!r}."
         )
-    _check_keys(f"{where}: {key}", config, ("model_type",), _transformers_keys(config["model_type"]))
+    _check_keys(
+        f"{where}: {key}", config, ("model_type",), _transformers_keys(config["model_type"])
+    )
 
 
 def _check_keys(

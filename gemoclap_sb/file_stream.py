@@ -9,14 +9,13 @@ small operations, which scale better side by side than each spread over all core
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -49,14 +48,13 @@ class FileEmbedding:
     error: str | None = None
 
 
-def embed_file(tower: nn.Module, path: str | os.PathLike, device: torch.device | str) -> Tensor:
+def embed_file(tower: AudioTower, path: str | os.PathLike, device: torch.device | str) -> Tensor:
     """Embed one file, reading a long one piece by piece.
 
     Parameters
     ----------
-    tower : nn.Module
-        An `AudioTower`, or anything that embeds ``(wavs, wav_lens)`` and has its
-        ``sample_rate``, ``longest``, ``pieces`` and ``join``.
+    tower : AudioTower
+        On ``device``.
     path : str or os.PathLike
         An audio file.
     device : torch.device or str
@@ -72,10 +70,10 @@ def embed_file(tower: nn.Module, path: str | os.PathLike, device: torch.device |
     AudioError
         If the file cannot be read.
     """
-    info = audio_info(path)
-    if _samples(info.num_frames, info.sample_rate, tower.sample_rate) <= tower.longest:
+    if not _is_long(tower, path):
         wav = read_audio(path, tower.sample_rate)
         return tower(wav.unsqueeze(0).to(device), torch.ones(1, device=device))
+    info = audio_info(path)
     longest = max(1, tower.longest * info.sample_rate // tower.sample_rate)
     pieces = tower.pieces(info.num_frames, longest)
     wavs = (read_audio(path, tower.sample_rate, *piece).to(device) for piece in pieces)
@@ -239,28 +237,27 @@ class _Stream:
 
     def _embed(self, batch: list[int]) -> list[tuple[int, FileEmbedding]]:
         """Read and embed a batch, in a worker."""
-        rows, kept, wavs = [], [], []
-        with torch.inference_mode():
-            for index in batch:
-                path = self.paths.pop(index)
-                try:
-                    info = audio_info(path)
-                    rate = self.tower.sample_rate
-                    if _samples(info.num_frames, info.sample_rate, rate) > self.tower.longest:
-                        vector = embed_file(self.tower, path, self.device)[0, 0]
-                        rows.append((index, FileEmbedding(str(path), _plain(vector))))
-                        continue
-                    wavs.append(read_audio(path, rate))
-                    kept.append((index, path))
-                except AudioError as error:
-                    rows.append((index, FileEmbedding(str(path), None, str(error))))
-            if wavs:
-                lengths = torch.tensor([len(wav) for wav in wavs])
-                padded = pad_sequence(wavs, batch_first=True)
-                relative = lengths / padded.shape[1]
-                vectors = self.tower(padded.to(self.device), relative.to(self.device))[:, 0].cpu()
-                for (index, path), vector in zip(kept, vectors, strict=True):
-                    rows.append((index, FileEmbedding(str(path), vector)))
+        rows: list[tuple[int, FileEmbedding]] = []
+        short: list[tuple[int, str, Tensor]] = []
+        for index in batch:
+            path = self.paths.pop(index)
+            try:
+                if _is_long(self.tower, path):
+                    with torch.inference_mode():
+                        vector = embed_file(self.tower, path, self.device)
+                    rows.append((index, FileEmbedding(str(path), _usable(vector[0, 0]))))
+                else:
+                    short.append((index, str(path), read_audio(path, self.tower.sample_rate)))
+            except AudioError as error:
+                rows.append((index, FileEmbedding(str(path), None, str(error))))
+        if short:
+            lengths = torch.tensor([len(wav) for _, _, wav in short])
+            with torch.inference_mode():
+                wavs = pad_sequence([wav for _, _, wav in short], batch_first=True)
+                wav_lens = lengths / wavs.shape[1]
+                vectors = self.tower(wavs.to(self.device), wav_lens.to(self.device))
+            for (index, path, _), vector in zip(short, _usable(vectors[:, 0]), strict=True):
+                rows.append((index, FileEmbedding(path, vector)))
         return rows
 
     def _collect(self, finished: Iterable[Future]) -> None:
@@ -268,8 +265,14 @@ class _Stream:
             self.done.update(future.result())
 
 
-def _plain(vector: Tensor) -> Tensor:
-    return vector.cpu()
+def _usable(vectors: Tensor) -> Tensor:
+    """Bring vectors to the CPU, as tensors that autograd takes: those of inference mode are not."""
+    return vectors.cpu().clone()
+
+
+def _is_long(tower: AudioTower, path: str | os.PathLike) -> bool:
+    info = audio_info(path)
+    return _samples(info.num_frames, info.sample_rate, tower.sample_rate) > tower.longest
 
 
 def _samples(frames: int, rate: int, target: int) -> int:

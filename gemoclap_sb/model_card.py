@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gemoclap_sb.configuration import build_prompts
+from gemoclap_sb.metrics import ClassificationMetrics
 
 TAGS = ["speech-emotion-recognition", "audio-classification", "zero-shot-audio-classification",
         "contrastive-learning", "gemo-clap", "speechbrain"]  # fmt: skip
@@ -93,6 +94,7 @@ def model_card(
 
 
 def _results(metrics: Mapping[str, Any], datasets: Sequence[str]) -> list[EvalResult]:
+    measured = ClassificationMetrics.from_dict(metrics)
     dataset = datasets[0] if datasets else str(metrics.get("experiment") or "not stated")
     return [
         EvalResult(
@@ -102,11 +104,11 @@ def _results(metrics: Mapping[str, Any], datasets: Sequence[str]) -> list[EvalRe
             dataset_split="test",
             metric_type=kind,
             metric_name=title,
-            metric_value=metrics[key],
+            metric_value=value,
         )
-        for key, kind, title in (
-            ("war", "accuracy", "WAR (accuracy)"),
-            ("uar", "recall", "UAR (mean of the per-class recalls)"),
+        for kind, title, value in (
+            ("accuracy", "WAR (accuracy)", measured.war),
+            ("recall", "UAR (mean of the per-class recalls)", measured.uar),
         )
     ]
 
@@ -114,26 +116,23 @@ def _results(metrics: Mapping[str, Any], datasets: Sequence[str]) -> list[EvalRe
 def _results_text(metrics: Mapping[str, Any] | None) -> str:
     if not metrics:
         return "The run was exported before it was tested: there are no figures."
-    labels = metrics["labels"]
-    recalls = metrics["per_class_recall"]
-    if isinstance(recalls, Mapping):
-        recalls = [recalls[label] for label in labels]
+    measured = ClassificationMetrics.from_dict(metrics)
     lines = [
-        f"Measured on {metrics['n_test']} test utterances "
-        f"(fold {metrics.get('fold')}, seed {metrics.get('seed')}), "
-        "with the checkpoint of the highest UAR in validation.",
+        f"Measured on {measured.n_test} test utterances (fold {metrics.get('fold')}, seed "
+        f"{metrics.get('seed')}), with the checkpoint of the highest UAR in validation.",
         "",
         "| WAR (accuracy) | UAR (mean of the per-class recalls) |",
         "| --- | --- |",
-        f"| {_percent(metrics['war'])} | {_percent(metrics['uar'])} |",
+        f"| {_percent(measured.war)} | {_percent(measured.uar)} |",
         "",
         "Rows are the true classes, columns the predicted ones.",
         "",
-        f"| | {' | '.join(labels)} | recall |",
-        f"| --- |{' --- |' * (len(labels) + 1)}",
+        f"| | {' | '.join(measured.labels)} | recall |",
+        f"| --- |{' --- |' * (len(measured.labels) + 1)}",
     ]
-    for label, counts, recall in zip(labels, metrics["confusion"], recalls, strict=True):
-        lines.append(f"| {label} | {' | '.join(map(str, counts))} | {_percent(recall)} |")
+    for label, counts in zip(measured.labels, measured.confusion, strict=True):
+        recall = _percent(measured.per_class_recall[label])
+        lines.append(f"| {label} | {' | '.join(map(str, counts))} | {recall} |")
     return "\n".join(lines)
 
 

@@ -269,9 +269,7 @@ class TextTower(nn.Module):
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Embed N sentences, ``[N, D]``."""
-        return F.normalize(
-            self.text_projection(self.text_encoder(list(sentences))).float(), dim=-1
-        )
+        return F.normalize(self.text_projection(self.text_encoder(list(sentences))).float(), dim=-1)
 
 
 @register_checkpoint_hooks

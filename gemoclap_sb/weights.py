@@ -41,8 +41,10 @@ def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None
     >>> load_weights(nn.Linear(2, 3), path)
     """
     # Copies, because safetensors refuses tensors that share memory.
-    plain = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-             for name, tensor in tensors.items()}
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     save_file(plain, str(path), metadata={"format": "pt"})
 
 

@@ -10,6 +10,8 @@ SpeechBrain's own convention and may be a frame off.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -111,3 +113,103 @@ def mask_from_lengths(lengths: Tensor, size: int) -> Tensor:
             [1, 1, 1]], dtype=torch.int32)
     """
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def relative_lengths(lengths: Tensor, size: int) -> Tensor:
+    """Turn counts into relative lengths that SpeechBrain's masks turn back exactly.
+
+    Its modules keep frame t where ``t < relative * size``. A count divided and
+    multiplied back may come out just above itself, which keeps a frame too many;
+    half a frame less cannot.
+
+    Arguments
+    ---------
+    lengths : Tensor
+        Integer ``[B]``.
+    size : int
+        Frames of the padded batch.
+
+    Returns
+    -------
+    Tensor
+        float32 ``[B]``.
+
+    Example
+    -------
+    >>> relative_lengths(torch.tensor([2, 4]), 4)
+    tensor([0.3750, 0.8750])
+    """
+    return (lengths.float() - 0.5) / size
+
+
+def valid_positions(mask: Tensor) -> Tensor | None:
+    """List the valid frames of a batch, or say that all are valid.
+
+    Arguments
+    ---------
+    mask : Tensor
+        bool ``[B, F]``.
+
+    Returns
+    -------
+    Tensor or None
+        int64 positions in ``[B * F]``; None where there is no padding.
+
+    Example
+    -------
+    >>> valid_positions(torch.tensor([[True, True], [True, False]]))
+    tensor([0, 1, 2])
+    """
+    positions = mask.flatten().nonzero().squeeze(1)
+    return None if len(positions) == mask.numel() else positions
+
+
+def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Tensor:
+    """Apply a BatchNorm as if the batch had no padding.
+
+    Arguments
+    ---------
+    norm : nn.Module
+        Batch normalisation that takes ``[N, C]`` and ``[N, C, F]``.
+    x : Tensor
+        ``[B, C, F]``.
+    positions : Tensor or None
+        What `valid_positions` gave; None normalises the whole.
+
+    Returns
+    -------
+    Tensor
+        ``[B, C, F]``; where positions are given, the others are zero.
+
+    Example
+    -------
+    >>> norm, x = nn.BatchNorm1d(1), torch.tensor([[[1.0, 3.0, 9.0]]])
+    >>> normalize_valid(norm, x, torch.tensor([0, 1])).round().detach()
+    tensor([[[-1.,  1.,  0.]]])
+    """
+    if positions is None:
+        return norm(x)
+    batch, channels, size = x.shape
+    frames = norm(_Pack.apply(x.transpose(1, 2).reshape(-1, channels), positions))
+    padded = frames.new_zeros(batch * size, channels).index_copy(0, positions, frames)
+    return padded.view(batch, size, channels).transpose(1, 2)
+
+
+class _Pack(torch.autograd.Function):
+    """``frames[positions]`` for distinct positions.
+
+    Its gradient is a plain copy. Indexing's own must add up, since it cannot know that
+    no position comes twice, and is several times slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, positions: Tensor) -> Tensor:
+        ctx.save_for_backward(positions)
+        ctx.size = frames.shape[0]
+        return frames.index_select(0, positions)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (positions,) = ctx.saved_tensors
+        zeros = gradient.new_zeros(ctx.size, gradient.shape[1])
+        return zeros.index_copy(0, positions, gradient), None

@@ -12,10 +12,11 @@ random noise to the mean, in evaluation too.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from speechbrain.lobes.models import ECAPA_TDNN
 from torch import Tensor, nn
 
-from gemoclap_sb.lobes.lengths import mask_from_lengths
+from gemoclap_sb.lobes.lengths import mask_from_lengths, normalize_valid, valid_positions
 
 
 class MaskedMeanPooling(nn.Module):
@@ -62,9 +63,11 @@ class MaskedMeanPooling(nn.Module):
 class AttentiveStatisticsPooling(nn.Module):
     """Attention-weighted mean and standard deviation of each channel, then BatchNorm.
 
-    It is SpeechBrain's module with the batch normalisation that ECAPA-TDNN puts
-    after it. In training the batch normalisation inside the attention also sees
-    padded frames, as in SpeechBrain; evaluation is exact.
+    The weights are SpeechBrain's module's, with the BatchNorm that ECAPA-TDNN puts after
+    it. The attention sees each frame beside the utterance's mean and standard deviation;
+    since those two are the same at every frame, their share of the first layer is
+    computed once, which halves the time. BatchNorm's statistics in training are those of
+    the valid frames only.
 
     Arguments
     ---------
@@ -84,6 +87,7 @@ class AttentiveStatisticsPooling(nn.Module):
         super().__init__()
         self.attention = ECAPA_TDNN.AttentiveStatisticsPooling(input_size, attention_channels)
         self.norm = nn.BatchNorm1d(2 * input_size)
+        self.input_size = input_size
         self.output_size = 2 * input_size
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
@@ -101,41 +105,29 @@ class AttentiveStatisticsPooling(nn.Module):
         Tensor
             ``[B, 2 * D]``.
         """
-        frames = _at_least_float32(frames)
-        size = frames.shape[1]
-        mask = mask_from_lengths(lengths, size).unsqueeze(2)
         with torch.autocast(frames.device.type, enabled=False):
-            pooled = self.attention(
-                frames.masked_fill(~mask, 0.0).transpose(1, 2), relative_lengths(lengths, size)
-            )
-            return self.norm(pooled.squeeze(2))
+            mask = mask_from_lengths(lengths, frames.shape[1])
+            index = valid_positions(mask) if self.training else None
+            mask = mask.unsqueeze(1)
+            x = _at_least_float32(frames).transpose(1, 2).masked_fill(~mask, 0.0)
+            uniform = mask / mask.sum(dim=2, keepdim=True)
+            context = torch.cat(self._statistics(x, uniform), dim=1)
 
+            tdnn = self.attention.tdnn
+            weight, bias = tdnn.conv.conv.weight, tdnn.conv.conv.bias
+            of_frames = F.conv1d(x, weight[:, : self.input_size])
+            of_context = F.linear(context, weight[:, self.input_size :, 0], bias)
+            hidden = tdnn.activation(of_frames + of_context.unsqueeze(2))
+            hidden = self.attention.tanh(normalize_valid(tdnn.norm, hidden, index))
+            scores = self.attention.conv(hidden).masked_fill(~mask, float("-inf"))
+            return self.norm(torch.cat(self._statistics(x, scores.softmax(dim=2)), dim=1))
 
-def relative_lengths(lengths: Tensor, size: int) -> Tensor:
-    """Relative lengths from which SpeechBrain's masks recover exact frame counts.
-
-    Its modules keep frame t where ``t < relative * size``. A count divided and
-    multiplied back may come out just above itself, which keeps a frame too many;
-    half a frame less cannot.
-
-    Arguments
-    ---------
-    lengths : Tensor
-        Integer ``[B]``.
-    size : int
-        Frames of the padded batch.
-
-    Returns
-    -------
-    Tensor
-        float32 ``[B]``.
-
-    Example
-    -------
-    >>> relative_lengths(torch.tensor([2, 4]), 4)
-    tensor([0.3750, 0.8750])
-    """
-    return (lengths.float() - 0.5) / size
+    def _statistics(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted mean and standard deviation over frames, each ``[B, D]``."""
+        mean = (weights * x).sum(dim=2)
+        variance = (weights * (x - mean.unsqueeze(2)).square()).sum(dim=2)
+        # The root has no gradient at zero.
+        return mean, variance.clamp(min=self.attention.eps).sqrt()
 
 
 def _at_least_float32(frames: Tensor) -> Tensor:

@@ -28,8 +28,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from gemoclap_sb.lobes.lengths import mask_from_lengths, sample_lengths
-from gemoclap_sb.lobes.pooling import MaskedMeanPooling, relative_lengths
+from gemoclap_sb.lobes.lengths import (
+    mask_from_lengths,
+    normalize_valid,
+    relative_lengths,
+    sample_lengths,
+    valid_positions,
+)
+from gemoclap_sb.lobes.pooling import MaskedMeanPooling
 
 WINDOW_MS = 25
 
@@ -39,7 +45,7 @@ class _ValidFrames(NamedTuple):
 
     mask: Tensor  # bool [B, 1, F]
     relative: Tensor  # [B], for SpeechBrain's squeeze and excitation
-    index: Tensor | None  # valid positions in [B * F], where BatchNorm must tell them apart
+    positions: Tensor | None  # for BatchNorm in training
 
 
 class ScratchEncoder(nn.Module):
@@ -205,7 +211,13 @@ class ScratchEncoder(nn.Module):
         samples = sample_lengths(wavs, wav_lens)
         lengths = self.frame_lengths(samples)
         features = self._features(wavs, samples, lengths)
-        valid = _valid_frames(lengths, features.shape[1], self.training)
+        size = features.shape[1]
+        mask = mask_from_lengths(lengths, size)
+        valid = _ValidFrames(
+            mask=mask.unsqueeze(1),
+            relative=relative_lengths(lengths, size),
+            positions=valid_positions(mask) if self.training else None,
+        )
         x = self._run(_tdnn, self.blocks[0], features.transpose(1, 2), valid)
         outputs = []
         for block in self.blocks[1:]:
@@ -273,26 +285,23 @@ def _drop(axis: str, count: int, size: int, dim: int) -> SpectrogramDrop:
     )
 
 
-def _valid_frames(lengths: Tensor, size: int, training: bool) -> _ValidFrames:
-    mask = mask_from_lengths(lengths, size)
-    index = mask.flatten().nonzero().squeeze(1) if training else None
-    if index is not None and len(index) == mask.numel():
-        index = None
-    return _ValidFrames(mask.unsqueeze(1), relative_lengths(lengths, size), index)
-
-
 def _tdnn(block: TDNNBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
     """SpeechBrain's ``TDNNBlock.forward`` on valid frames; padded frames come out zero."""
-    x = block.activation(block.conv(x))
-    if valid.index is None:
-        x = block.norm(x) * valid.mask
-    else:
-        batch, channels, size = x.shape
-        frames = x.transpose(1, 2).reshape(batch * size, channels)
-        frames = block.norm(_Pack.apply(frames, valid.index))
-        x = frames.new_zeros(batch * size, channels).index_copy(0, valid.index, frames)
-        x = x.view(batch, size, channels).transpose(1, 2)
-    return block.dropout(x)
+    x = normalize_valid(block.norm, block.activation(block.conv(x)), valid.positions)
+    return block.dropout(x * valid.mask if valid.positions is None else x)
+
+
+def _se_res2net(block: SERes2NetBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
+    """SpeechBrain's ``SERes2NetBlock.forward`` on valid frames."""
+    residual = x
+    x = _tdnn(block.tdnn1, x, valid)
+    parts = list(torch.chunk(x, block.res2net_block.scale, dim=1))
+    for i, layer in enumerate(block.res2net_block.blocks, start=1):
+        # Hierarchical residuals: each group but the first two also gets the one before.
+        entry = parts[i] if i == 1 else parts[i] + parts[i - 1]
+        parts[i] = _tdnn(layer, entry, valid)
+    x = _tdnn(block.tdnn2, torch.cat(parts, dim=1), valid)
+    return block.se_block(x, valid.relative) + residual
 
 
 @contextlib.contextmanager
@@ -308,36 +317,3 @@ def _untracked_statistics(block: nn.Module) -> Iterator[None]:
         for norm, (momentum, count) in zip(norms, kept, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)
-
-
-class _Pack(torch.autograd.Function):
-    """``frames[index]`` for distinct positions.
-
-    Its gradient is a plain copy. Indexing's own must add up, since it cannot know that
-    no position comes twice, and is several times slower on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, frames: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.size = frames.shape[0]
-        return frames.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        zeros = gradient.new_zeros(ctx.size, gradient.shape[1])
-        return zeros.index_copy(0, index, gradient), None
-
-
-def _se_res2net(block: SERes2NetBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
-    """SpeechBrain's ``SERes2NetBlock.forward`` on valid frames."""
-    residual = x
-    x = _tdnn(block.tdnn1, x, valid)
-    parts = list(torch.chunk(x, block.res2net_block.scale, dim=1))
-    for i, layer in enumerate(block.res2net_block.blocks, start=1):
-        # Hierarchical residuals: each group but the first two also gets the one before.
-        entry = parts[i] if i == 1 else parts[i] + parts[i - 1]
-        parts[i] = _tdnn(layer, entry, valid)
-    x = _tdnn(block.tdnn2, torch.cat(parts, dim=1), valid)
-    return block.se_block(x, valid.relative) + residual

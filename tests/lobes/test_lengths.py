@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from torch import nn
 
 from gemoclap_sb.lobes import frame_lengths, mask_from_lengths, sample_lengths
+from gemoclap_sb.lobes.lengths import _Pack, normalize_valid, relative_lengths, valid_positions
 
 
 @given(st.lists(st.integers(1, 400_000), min_size=1, max_size=8))
@@ -68,3 +70,38 @@ def test_any_other_lobe_gets_speechbrains_convention():
 def test_mask():
     mask = mask_from_lengths(torch.tensor([2, 0, 3]), 3)
     assert mask.tolist() == [[True, True, False], [False] * 3, [True] * 3]
+
+
+def test_relative_lengths_recover_every_count():
+    for size in range(1, 400):
+        lengths = torch.arange(1, size + 1)
+        bound = relative_lengths(lengths, size) * size
+        kept = (torch.arange(size) < bound.unsqueeze(1)).sum(1)
+        assert torch.equal(kept, lengths)
+
+
+def test_normalisation_of_valid_frames():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5)
+    mask = mask_from_lengths(torch.tensor([5, 2]), 5)
+    norm = nn.BatchNorm1d(3)
+    normed = normalize_valid(norm, x, valid_positions(mask)).detach().numpy()
+    valid = np.concatenate([x[0].numpy(), x[1, :, :2].numpy()], axis=1)
+    mean, deviation = valid.mean(1, keepdims=True), np.sqrt(valid.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(normed[0], (x[0].numpy() - mean) / deviation, atol=1e-5)
+    np.testing.assert_allclose(normed[1, :, :2], (x[1, :, :2].numpy() - mean) / deviation, atol=1e-5)
+    assert not normed[1, :, 2:].any()
+    np.testing.assert_allclose(norm.running_mean, 0.1 * mean[:, 0], atol=1e-6)
+
+
+def test_without_padding_there_is_nothing_to_pick():
+    assert valid_positions(torch.ones(2, 5, dtype=torch.bool)) is None
+    x = torch.randn(2, 3, 5)
+    assert torch.equal(normalize_valid(nn.BatchNorm1d(3), x, None), nn.BatchNorm1d(3)(x))
+
+
+def test_gradient_of_packing():
+    frames = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    positions = torch.tensor([0, 1, 4])
+    assert torch.equal(_Pack.apply(frames, positions), frames[positions])
+    assert torch.autograd.gradcheck(lambda x: _Pack.apply(x, positions).square(), frames)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from speechbrain.lobes.models.ECAPA_TDNN import AttentiveStatisticsPooling as StockPooling
 
 from gemoclap_sb.lobes import AttentiveStatisticsPooling, MaskedMeanPooling
-from gemoclap_sb.lobes.pooling import relative_lengths
 
 LENGTHS = [9, 1, 4]
 
@@ -98,12 +97,26 @@ def test_attentive_statistics_are_speechbrains(frames):
         torch.testing.assert_close(pooled[i : i + 1], pooling.norm(statistics))
 
 
-def test_relative_lengths_recover_every_count():
-    for size in range(1, 400):
-        lengths = torch.arange(1, size + 1)
-        bound = relative_lengths(lengths, size) * size
-        kept = (torch.arange(size) < bound.unsqueeze(1)).sum(1)
-        assert torch.equal(kept, lengths)
+def test_attentive_statistics_train_as_if_there_were_no_padding(frames):
+    """Against SpeechBrain's module, whose BatchNorm meets a batch of one with no padding."""
+    pooling = AttentiveStatisticsPooling(5, attention_channels=7).train()
+    stock = StockPooling(5, attention_channels=7).train()
+    stock.load_state_dict(pooling.attention.state_dict())
+    # Two utterances of one length beside each other, and again with padding after them.
+    utterances = frames[:2, :6]
+    expected = pooling.norm(stock(utterances.transpose(1, 2)).squeeze(2))
+    expected.square().sum().backward()
+    padded = torch.nn.functional.pad(utterances, (0, 0, 0, 5), value=9.0)
+    pooled = pooling(padded, torch.tensor([6, 6]))
+    pooling.zero_grad()
+    pooled.square().sum().backward()
+    torch.testing.assert_close(pooled, expected)
+    own = pooling.attention.state_dict()
+    for name, value in stock.state_dict().items():
+        torch.testing.assert_close(own[name], value)
+    gradients = dict(stock.named_parameters())
+    for name, parameter in pooling.attention.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name].grad, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("pooling_class", [MaskedMeanPooling, AttentiveStatisticsPooling])

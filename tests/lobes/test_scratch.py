@@ -17,7 +17,6 @@ from speechbrain.nnet.CNN import Conv1d
 from torch.nn.utils.rnn import pad_sequence
 
 from gemoclap_sb.lobes import ScratchEncoder, frame_lengths
-from gemoclap_sb.lobes.scratch import _Pack
 
 
 def make(**options):
@@ -142,13 +141,6 @@ def test_padding_changes_no_gradient():
 
     for padded, tight in zip(gradients(4000), gradients(0), strict=True):
         torch.testing.assert_close(padded, tight, rtol=1e-3, atol=1e-3)
-
-
-def test_packing_gradient():
-    frames = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
-    index = torch.tensor([0, 1, 4])
-    assert torch.equal(_Pack.apply(frames, index), frames[index])
-    assert torch.autograd.gradcheck(lambda x: _Pack.apply(x, index).square(), frames)
 
 
 def test_spec_augment_masks_in_training_only_and_follows_the_seed():
