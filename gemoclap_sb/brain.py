@@ -14,7 +14,6 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
-from speechbrain.nnet.schedulers import update_learning_rate
 from torch import LongTensor, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,8 +28,8 @@ class GEmoCLAPBrain(sb.Brain):
     its methods ``forward``, ``encode_classes`` and ``class_scores``).
     ``hparams`` holds ``objective``, ``prompts``, ``seed``, ``epoch_counter``,
     ``train_logger`` and ``history``, and may hold ``wav_augment`` (a SpeechBrain
-    ``Augmenter``) and ``lr_annealing`` (a SpeechBrain scheduler that is called
-    with the epoch).
+    ``Augmenter``) and ``lr_schedule`` (a function of the share of training that
+    is done, such as `gemoclap_sb.schedules.WarmupCosine`).
 
     All randomness of a training step comes from (seed, epoch, step, process).
     A run that is killed and resumed therefore draws what an uninterrupted one
@@ -90,13 +89,18 @@ class GEmoCLAPBrain(sb.Brain):
         return self.hparams.objective(outputs, labels)
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
-        """Seed the step, so that it does not depend on the steps before it."""
+        """Seed the step, so that it does not depend on the steps before it; set its rate."""
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         sequence = np.random.SeedSequence([self.hparams.seed, self.epoch, self.step, rank])
         seed = int(sequence.generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+        if getattr(self.hparams, "lr_schedule", None) is not None:
+            epochs_done = self.epoch - 1 + self.step / len(self.train_sampler)
+            rate = self.hparams.lr_schedule(epochs_done / self.hparams.epoch_counter.limit)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Before an epoch, or an evaluation."""
@@ -123,9 +127,6 @@ class GEmoCLAPBrain(sb.Brain):
             )
             return
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        if getattr(self.hparams, "lr_annealing", None) is not None:
-            _, next_rate = self.hparams.lr_annealing(epoch)
-            update_learning_rate(self.optimizer, next_rate)
         self.hparams.history.append(
             {
                 "epoch": epoch,

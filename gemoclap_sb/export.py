@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,20 +30,14 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.logger import get_logger
 
-from gemoclap_sb.configuration import (
-    CONFIG,
-    TOKENIZER,
-    ConfigurationError,
-    build_model,
-    build_prompts,
-    read_config,
-    replaced_folder,
-)
+from gemoclap_sb.configuration import TOKENIZER, build_prompts, read_config, replaced_folder
 from gemoclap_sb.files import write_json, write_text
+from gemoclap_sb.loading import WEIGHTS
 from gemoclap_sb.model import GEmoCLAP
+from gemoclap_sb.model_building import CONFIG, ConfigurationError, build_model
 from gemoclap_sb.model_card import model_card
 from gemoclap_sb.runs import METRICS
-from gemoclap_sb.towers import LONGEST_SECONDS, WEIGHTS
+from gemoclap_sb.towers import LONGEST_SECONDS
 from gemoclap_sb.weights import save_weights
 
 logger = get_logger(__name__)
@@ -294,9 +289,21 @@ def hyperparams(config: Mapping[str, Any]) -> str:
     )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what readers of YAML 1.1 and of 1.2 take alike: `1e5` is a word to one of them."""
+
+    def represent_word(self, value: str) -> yaml.ScalarNode:
+        style = None if _PLAIN_WORD.fullmatch(value) else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_ -]*")
+_Dumper.add_representer(str, _Dumper.represent_word)
+
+
 def _yaml(value: Any, indent: int) -> str:
     """Plain data as a block of YAML, indented from its second line on."""
-    text = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=10**6)
+    text = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=10**6)
     return text.removesuffix("...\n").rstrip("\n").replace("\n", "\n" + " " * indent)
 
 

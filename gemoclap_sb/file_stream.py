@@ -126,7 +126,7 @@ def embed_stream(
 
     Examples
     --------
-    >>> from gemoclap_sb.configuration import model_config
+    >>> from gemoclap_sb.model_building import model_config
     >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
     >>> from gemoclap_sb.model import GEmoCLAP
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)

@@ -113,7 +113,9 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
         If the folder holds a run whose settings differ; it names the keys.
     """
     path = Path(folder) / SETTINGS
-    kept = {key: value for key, value in settings.items() if key not in FREE_KEYS}
+    # A schedule of the learning rate runs over the epochs: their number is part of it.
+    free = FREE_KEYS - {"number_of_epochs"} if "lr_schedule" in settings else FREE_KEYS
+    kept = {key: value for key, value in settings.items() if key not in free}
     if not path.exists():
         write_json(path, kept)
         return

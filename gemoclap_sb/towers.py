@@ -14,8 +14,7 @@ are safetensors whatever their name ends in: nothing is unpickled.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,20 +22,18 @@ import torch.nn.functional as F
 from speechbrain.utils.checkpoints import mark_as_transfer, register_checkpoint_hooks
 from torch import Tensor, nn
 
-from gemoclap_sb.configuration import (
+from gemoclap_sb.configuration import read_config
+from gemoclap_sb.lobes import Projection, sample_lengths
+from gemoclap_sb.model import pool_frames
+from gemoclap_sb.model_building import (
     CONFIG,
-    TOKENIZER,
     build_audio_encoder,
     build_pooling,
     build_text_encoder,
     check_model,
-    read_config,
 )
-from gemoclap_sb.lobes import Projection, sample_lengths
-from gemoclap_sb.model import pool_frames
-from gemoclap_sb.weights import check_weights, load_weights
+from gemoclap_sb.weights import load_weights
 
-WEIGHTS = "model.safetensors"
 LONGEST_SECONDS = 60.0
 
 
@@ -67,7 +64,7 @@ class AudioTower(nn.Module):
     Parameters
     ----------
     config : Mapping, str or Path
-        The description of a model (`gemoclap_sb.configuration.model_config`; the text
+        The description of a model (`gemoclap_sb.model_building.model_config`; the text
         tower may be left out), or the path of an exported folder's ``config.json``.
     head : str, optional
         Which projection; by default the first of the description's heads.
@@ -90,7 +87,7 @@ class AudioTower(nn.Module):
 
     Examples
     --------
-    >>> from gemoclap_sb.configuration import model_config
+    >>> from gemoclap_sb.model_building import model_config
     >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
     >>> from gemoclap_sb.model import GEmoCLAP
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)
@@ -245,7 +242,7 @@ class TextTower(nn.Module):
 
     Examples
     --------
-    >>> from gemoclap_sb.configuration import model_config
+    >>> from gemoclap_sb.model_building import model_config
     >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
     >>> from gemoclap_sb.model import GEmoCLAP
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)
@@ -339,52 +336,3 @@ def chosen_head(heads: Sequence[str], head: str | None) -> str:
     if head is not None and head not in heads:
         raise ValueError(f"head: expected one of {list(heads)}, found {head!r}.")
     return heads[0] if head is None else head
-
-
-def from_weights(build: Callable[[], nn.Module], folder: str | os.PathLike) -> nn.Module:
-    """Build a module and give it its part of a folder's ``model.safetensors``.
-
-    Parameters
-    ----------
-    build : Callable
-        Makes the module.
-    folder : str or os.PathLike
-        An exported folder.
-
-    Returns
-    -------
-    nn.Module
-        In evaluation mode.
-
-    Raises
-    ------
-    ConfigurationError, WeightsError
-        If the module cannot be built, or the weights are not its own.
-    """
-    path = Path(folder) / WEIGHTS
-    # Sizes are compared before memory is taken, since a description can ask for any.
-    with torch.device("meta"):
-        check_weights(build(), path, others=True)
-    module = build()
-    load_weights(module, path, others=True)
-    return module.eval()
-
-
-def load_text_tower(folder: str | os.PathLike) -> TextTower:
-    """Load the text tower of an exported folder.
-
-    Parameters
-    ----------
-    folder : str or os.PathLike
-        An exported folder.
-
-    Returns
-    -------
-    TextTower
-        In evaluation mode, without gradients.
-    """
-    path = Path(folder) / CONFIG
-    config = read_config(path)
-    tokenizer = Path(folder) / TOKENIZER
-    tower = from_weights(lambda: TextTower(config["model"], tokenizer, str(path)), folder)
-    return tower.requires_grad_(False)

@@ -167,17 +167,22 @@ class FusedWavLMAttention(nn.Module):
     def _position_bias(self, query: Tensor, attention_mask: Tensor | None) -> PositionBias:
         """Look up the bias of every distance, once per forward pass."""
         length = query.shape[2]
-        distances = torch.arange(1 - length, length, device=query.device)
-        buckets = WavLMAttention._relative_positions_bucket(self, distances)
-        table = self.rel_attn_embed(buckets).t().contiguous()
         implementation = self.implementation
         if implementation == "auto":
-            dropout = self.dropout if self.training else 0.0
-            implementation = _fastest(query, dropout)
+            implementation = _fastest(query, self.dropout if self.training else 0.0)
+        if implementation == "sdpa" and torch.compiler.is_compiling():
+            # The windows below would compile anew for every length.
+            return PositionBias("sdpa", WavLMAttention.compute_bias(self, length, length))
+        distances = torch.arange(1 - length, length, device=query.device)
+        table = self.rel_attn_embed(self._relative_positions_bucket(distances)).t().contiguous()
         if implementation == "flex":
             return PositionBias("flex", table, _padding_blocks(attention_mask))
-        # Window i of the table, counted from its end, is row i of the matrix r(j - i).
+        # Window T - 1 - i of the table is row i of the matrix r(j - i).
         return PositionBias("sdpa", table.unfold(1, length, 1).flip(1))
+
+    def _relative_positions_bucket(self, relative_positions: Tensor) -> Tensor:
+        """Bucket signed distances, exactly as the stock module does."""
+        return WavLMAttention._relative_positions_bucket(self, relative_positions)
 
 
 def fuse_wavlm_attention(model: nn.Module, implementation: str) -> None:

@@ -255,6 +255,9 @@ class ByteTextEncoder(nn.Module):
                 # Two for the ends, and RoBERTa counts positions from after its padding id.
                 max_position_embeddings=max_bytes + 2 + _PAD + 1,
                 type_vocab_size=1,
+                # RoBERTa's 0.02 is meant for 768: in a narrow model it hides a word among
+                # the others, and all sentences begin with a cosine of 0.99999.
+                initializer_range=hidden_size**-0.5,
                 bos_token_id=_BOS,
                 pad_token_id=_PAD,
                 eos_token_id=_EOS,

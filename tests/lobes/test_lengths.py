@@ -86,10 +86,11 @@ def test_normalisation_of_valid_frames():
     mask = mask_from_lengths(torch.tensor([5, 2]), 5)
     norm = nn.BatchNorm1d(3)
     normed = normalize_valid(norm, x, valid_positions(mask)).detach().numpy()
-    valid = np.concatenate([x[0].numpy(), x[1, :, :2].numpy()], axis=1)
+    first, second = x.numpy()[0], x.numpy()[1, :, :2]
+    valid = np.concatenate([first, second], axis=1)
     mean, deviation = valid.mean(1, keepdims=True), np.sqrt(valid.var(1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(normed[0], (x[0].numpy() - mean) / deviation, atol=1e-5)
-    np.testing.assert_allclose(normed[1, :, :2], (x[1, :, :2].numpy() - mean) / deviation, atol=1e-5)
+    np.testing.assert_allclose(normed[0], (first - mean) / deviation, atol=1e-5)
+    np.testing.assert_allclose(normed[1, :, :2], (second - mean) / deviation, atol=1e-5)
     assert not normed[1, :, 2:].any()
     np.testing.assert_allclose(norm.running_mean, 0.1 * mean[:, 0], atol=1e-6)
 

@@ -98,11 +98,10 @@ def test_attentive_statistics_are_speechbrains(frames):
 
 
 def test_attentive_statistics_train_as_if_there_were_no_padding(frames):
-    """Against SpeechBrain's module, whose BatchNorm meets a batch of one with no padding."""
     pooling = AttentiveStatisticsPooling(5, attention_channels=7).train()
     stock = StockPooling(5, attention_channels=7).train()
     stock.load_state_dict(pooling.attention.state_dict())
-    # Two utterances of one length beside each other, and again with padding after them.
+    # SpeechBrain's module sees two utterances of one length; ours sees padding after them.
     utterances = frames[:2, :6]
     expected = pooling.norm(stock(utterances.transpose(1, 2)).squeeze(2))
     expected.square().sum().backward()

@@ -1,0 +1,134 @@
+"""Folders as a finished run leaves them, without the training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from gemoclap_sb.checkpoints import AtomicCheckpointer
+from gemoclap_sb.configuration import write_run_config
+from gemoclap_sb.export import export
+from gemoclap_sb.files import write_json
+from gemoclap_sb.lobes import (
+    AttentiveStatisticsPooling,
+    ByteTextEncoder,
+    ScratchEncoder,
+    SSLEncoder,
+    TextEncoder,
+)
+from gemoclap_sb.metrics import classification_metrics
+from gemoclap_sb.model import GEmoCLAP
+from gemoclap_sb.prompts import Prompts
+from tests.small_models import save_small_roberta, save_small_ssl
+
+RATE = 16000
+LABELS = ["ang", "hap", "neu", "sad"]
+
+
+def make_prompts() -> Prompts:
+    return Prompts(
+        words={
+            "emotion": {"ang": "angry", "hap": "happy", "neu": "neutral", "sad": "sad"},
+            "gender": {"F": "female", "M": "male"},
+        },
+        templates={
+            "emotion": ["this person sounds {}", "a {gender} speaker sounds {}"],
+            "gender": ["a {} speaker"],
+        },
+    )
+
+
+def scratch_model(seed: int = 0, heads: tuple[str, ...] = ("emotion",)) -> GEmoCLAP:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lobe = ScratchEncoder(n_mels=20, channels=16, se_channels=8)
+        model = GEmoCLAP(
+            lobe,
+            ByteTextEncoder(hidden_size=16, heads=2),
+            embedding_size=24,
+            hidden_size=20,
+            heads=heads,
+            pooling=AttentiveStatisticsPooling(lobe.output_size, attention_channels=12),
+        )
+        _spread(model)
+    return model.eval()
+
+
+def pretrained_model(folder: Path, seed: int = 0, **ssl_options: object) -> GEmoCLAP:
+    """WavLM and RoBERTa, loaded from folders that may be deleted afterwards."""
+    audio, text = save_small_ssl(folder / "wavlm"), save_small_roberta(folder / "roberta")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GEmoCLAP(
+            SSLEncoder(audio, folder / "cache", **ssl_options),
+            TextEncoder(str(text), str(folder / "cache")),
+            embedding_size=24,
+        )
+    return model.eval()
+
+
+def _spread(model: GEmoCLAP) -> None:
+    """Move the running statistics too, so that none can be left out unnoticed."""
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+        for scales in (model.audio_scales, model.text_scales):
+            for scale in scales.values():
+                scale.log_scale.add_(torch.rand(()))
+
+
+def make_run(folder: Path, model: GEmoCLAP, worse: GEmoCLAP | None = None) -> Path:
+    """Write a run's folder; with ``worse``, an earlier and a later epoch scored lower."""
+    write_run_config(folder, model, make_prompts())
+    for epoch, (candidate, uar) in enumerate(
+        [(worse, 0.4), (model, 0.7), (worse, 0.5)] if worse is not None else [(model, 0.7)]
+    ):
+        AtomicCheckpointer(folder / "save", {"clap": candidate}).save_checkpoint(
+            meta={"epoch": epoch, "uar": uar}, name=f"epoch{epoch}"
+        )
+    metrics = classification_metrics([0, 1, 2, 3, 3, 3], [0, 1, 2, 3, 3, 0], LABELS)
+    extra = {"fold": 2, "seed": 7, "hparams_file": "/somewhere/else/sl.yaml", "experiment": "demo"}
+    write_json(folder / "metrics.json", metrics.to_dict() | extra)
+    return folder
+
+
+def make_models(encoders: Path) -> dict[str, GEmoCLAP]:
+    """A model from scratch and one over pretrained encoders, whose folders are gone."""
+    models = {
+        "scratch": scratch_model(heads=("emotion", "gender")),
+        "pretrained": pretrained_model(encoders),
+    }
+    shutil.rmtree(encoders)
+    return models
+
+
+def export_models(folder: Path, models: dict[str, GEmoCLAP]) -> dict[str, Path]:
+    return {
+        kind: export(make_run(folder / f"{kind}_run", model), folder / kind)
+        for kind, model in models.items()
+    }
+
+
+def write_tones(folder: Path) -> list[Path]:
+    """Ten recordings of different lengths, in no order."""
+    seconds = [0.5, 2.0, 0.3, 1.1, 0.9, 0.31, 1.7, 0.6, 0.45, 1.3]
+    return [write_tone(folder / f"{i}.wav", s, 100 + 37 * i) for i, s in enumerate(seconds)]
+
+
+def write_tone(
+    path: Path, seconds: float, pitch: float = 220.0, rate: int = RATE, channels: int = 1
+) -> Path:
+    """Write a gliding tone in noise, different for every pitch."""
+    time = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(int(pitch)).normal(0, 0.01, time.size)
+    wav = 0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.2 * time / max(seconds, 1e-3))) + noise
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.repeat(wav[:, None], channels, axis=1), rate)
+    return path
