@@ -150,8 +150,8 @@ def header(options: argparse.Namespace, corpus: Corpus, origin: str) -> str:
             f"- Durations: {origin}, {len(seconds)} utterances of {min(seconds):.2f} s to "
             f"{max(seconds):.2f} s, mean {sum(seconds) / len(seconds):.2f} s; waveforms "
             f"shortened to {options.duration_scale:g} of that",
-            f"- Padding over a whole epoch in batches of {options.batch_size}: "
-            + ", ".join(shares),
+            f"- Padding over a whole epoch in batches of {size} (mean padded length before "
+            "shortening; that of the batches measured): " + ", ".join(batchings),
             f"- Batches in a measurement: {options.batches} of {size}, up to "
             f"{options.rounds} rounds by turns; attention dropout {options.attention_dropout:g}; "
             f"Adam; seed {options.seed}",

@@ -29,7 +29,7 @@ class LogitScale(nn.Module):
     """The temperature ``eps`` that multiplies cosines, learnt as its logarithm.
 
     Learning the logarithm keeps it positive; the ceiling keeps training from
-    running away (CLIP, arXiv 2103.00020, section 2.5, has 1/0.07 and 100).
+    running away (CLIP, arXiv 2103.00020, section 2.5).
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ class LogitScale(nn.Module):
 
     Examples
     --------
-    >>> round(LogitScale(14.3)().item(), 4)
-    14.3
+    >>> round(LogitScale(1.0)().item(), 4)
+    1.0
     """
 
     def __init__(
-        self, initial: float = 14.3, learnable: bool = True, ceiling: float = 100.0
+        self, initial: float = 1.0, learnable: bool = True, ceiling: float = 100.0
     ) -> None:
         super().__init__()
         if not 0.0 < initial <= ceiling:
@@ -118,7 +118,7 @@ class GEmoCLAP(nn.Module):
         pooling: nn.Module | None = None,
         hidden_size: int | None = None,
         dropout: float = 0.0,
-        logit_scale: float = 14.3,
+        logit_scale: float = 1.0,
         learn_logit_scale: bool = True,
         audio_size: int | None = None,
         text_size: int | None = None,

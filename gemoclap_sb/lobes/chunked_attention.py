@@ -86,9 +86,10 @@ class _ChunkedGatedAttention(torch.autograd.Function):
                 q, k, v = query[b, h, :n], key[b, h, :n], value[b, h, :n]
                 gated = gate[b, h, :n, None] * bias[h, :n, :n]
                 if dropout:
-                    weights = _probabilities(q, k, gated).to(v.dtype)
-                    weights *= _keep(weights, dropout, ctx.seed + number)
-                    output[b, h, :n] = weights @ v
+                    weights = _probabilities(q, k, gated)
+                    dropped, rescale = _draw(weights.shape, dropout, ctx.seed + number)
+                    weights.masked_fill_(dropped, 0.0)
+                    output[b, h, :n] = (weights.to(v.dtype) @ v).mul_(rescale)
                 else:
                     output[b, h, :n] = F.scaled_dot_product_attention(
                         q[None], k[None], v[None], attn_mask=gated[None]
@@ -106,19 +107,20 @@ class _ChunkedGatedAttention(torch.autograd.Function):
         scale = query.shape[-1] ** -0.5
         with torch.autocast("cpu", enabled=False):
             # The softmax's backward needs sum_j P_ij dP_ij, which is dO_i . O_i.
-            inner = (output_grad * output).sum(-1, keepdim=True)
+            inner = (output_grad * output).sum(-1, keepdim=True, dtype=bias.dtype)
             for number, (b, h, n) in enumerate(_chunks(ctx.lengths, query.shape[1])):
                 q, k, v = query[b, h, :n], key[b, h, :n], value[b, h, :n]
                 grad = output_grad[b, h, :n]
                 factor, distance_bias = gate[b, h, :n, None], bias[h, :n, :n]
                 weights = _probabilities(q, k, factor * distance_bias)
-                logits_grad = (grad @ v.transpose(1, 2)).to(weights.dtype)
-                dropped = weights
+                kept = weights
                 if ctx.dropout:
-                    keep = _keep(weights, ctx.dropout, ctx.seed + number)
-                    logits_grad *= keep
-                    dropped = keep.mul_(weights)
-                value_grad[b, h, :n] = dropped.to(v.dtype).transpose(1, 2) @ grad
+                    dropped, rescale = _draw(weights.shape, ctx.dropout, ctx.seed + number)
+                    kept, grad = weights.masked_fill(dropped, 0.0), grad * rescale
+                value_grad[b, h, :n] = kept.to(v.dtype).transpose(1, 2) @ grad
+                logits_grad = (grad @ v.transpose(1, 2)).to(weights.dtype)
+                if ctx.dropout:
+                    logits_grad.masked_fill_(dropped, 0.0)
                 logits_grad.sub_(inner[b, h, :n]).mul_(weights)
                 bias_grad[h, :n, :n].addcmul_(logits_grad, factor)
                 gate_grad[b, h, :n] = torch.mul(logits_grad, distance_bias, out=weights).sum(-1)
@@ -150,7 +152,16 @@ def _probabilities(query: Tensor, key: Tensor, gated_bias: Tensor) -> Tensor:
     return gated_bias.add_(query @ key.transpose(1, 2), alpha=scale).softmax(-1)
 
 
-def _keep(weights: Tensor, dropout: float, seed: int) -> Tensor:
-    """Draw dropout's factors, 0 or 1 / (1 - p), the same for the same seed."""
+def _draw(shape: torch.Size, dropout: float, seed: int) -> tuple[Tensor, float]:
+    """Draw what dropout drops, the same for the same seed, and the factor for what it keeps.
+
+    Each 64-bit draw decides four elements, five times as fast as `bernoulli_`; the probability
+    is rounded to a multiple of 2^-16, and the factor goes with the rounded one.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.empty_like(weights).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
+    size = shape.numel()
+    draws = torch.empty((size + 3) // 4, dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=generator)
+    below = round(dropout * 2**16)
+    dropped = draws.view(torch.int16)[:size].view(shape) < below - 2**15
+    return dropped, 2**16 / (2**16 - below)

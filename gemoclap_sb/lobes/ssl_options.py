@@ -44,6 +44,9 @@ def check_options(options: Mapping[str, object]) -> None:
         raise ValueError(
             f"attention: expected one of {', '.join(IMPLEMENTATIONS)}, found {attention!r}"
         )
+    dropout = options["attention_dropout"]
+    if dropout is not None and not 0.0 <= dropout < 1.0:
+        raise ValueError(f"attention_dropout: expected null or 0 <= p < 1, found {dropout!r}")
     if adapter not in (None, "lora"):
         raise ValueError(f"adapter: expected 'lora' or null, found {adapter!r}")
     if adapter and options["freeze"]:

@@ -149,6 +149,7 @@ def test_other_model_types_and_conv_adapters_are_refused(folder, tmp_path):
         ({"layers": True}, "layers: .*found True"),
         ({"layers": "first"}, "layers: .*found 'first'"),
         ({"attention": "flash"}, "attention: .*found 'flash'"),
+        ({"attention_dropout": 1.0}, "attention_dropout: .*found 1.0"),
         ({"adapter": "houlsby"}, "adapter: .*found 'houlsby'"),
         ({"adapter": "lora", "freeze": True}, "freeze: expected False"),
         ({"adapter": "lora", "attention": "eager"}, "attention: .*found 'eager'"),
