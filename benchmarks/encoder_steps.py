@@ -373,7 +373,7 @@ def heads_ratio(
     Returns
     -------
     tuple of list of float
-        Seconds of each Emo-CLAP step and of the ML-GEmo-CLAP step after it.
+        Seconds of each Emo-CLAP step and of the ML-GEmo-CLAP step beside it.
     """
     prepare(setting)
     encoders = build_encoders(variant, family, audio_folder, setting.text_folder)
@@ -387,10 +387,13 @@ def heads_ratio(
         for batch in warm_up_batches(setting, batches):
             step(batch)
     seconds: tuple[list[float], list[float]] = ([], [])
+    order = list(zip(steps, seconds, strict=True))
     for _ in range(repetitions):
         for batch in batches:
-            for step, of in zip(steps, seconds, strict=True):
+            for step, of in order:
                 start = clock(setting.device)
                 step(batch)
                 of.append(clock(setting.device) - start)
+            # A B B A: neither is always the one that finds the other's memory in the cache.
+            order.reverse()
     return seconds

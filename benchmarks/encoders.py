@@ -221,7 +221,7 @@ def run_attention(options: argparse.Namespace) -> list[str]:
 def run_heads(options: argparse.Namespace, setting: Setting, folder: Path) -> list[str]:
     """Measure and print an ML-GEmo-CLAP step over an Emo-CLAP step."""
     family = options.families[0]
-    repetitions = 3 if options.device == "cpu" else 10
+    repetitions = 4 if options.device == "cpu" else 10
     variant = all_together(family, options.batch_size)
     emotion, multi = in_child(
         heads_ratio, setting, variant, family, str(folder / family), repetitions

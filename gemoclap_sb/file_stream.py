@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from gemoclap_sb.audio import AudioError, audio_info, read_audio
+from gemoclap_sb.audio import AudioError, AudioInfo, audio_info, read_audio
 from gemoclap_sb.samplers import length_sorted_batches
 from gemoclap_sb.towers import AudioTower
 
@@ -70,10 +70,10 @@ def embed_file(tower: AudioTower, path: str | os.PathLike, device: torch.device 
     AudioError
         If the file cannot be read.
     """
-    if not _is_long(tower, path):
+    info = audio_info(path)
+    if not _is_long(tower, info):
         wav = read_audio(path, tower.sample_rate)
         return tower(wav.unsqueeze(0).to(device), torch.ones(1, device=device))
-    info = audio_info(path)
     longest = max(1, tower.longest * info.sample_rate // tower.sample_rate)
     pieces = tower.pieces(info.num_frames, longest)
     wavs = (read_audio(path, tower.sample_rate, *piece).to(device) for piece in pieces)
@@ -206,7 +206,7 @@ class _Stream:
         """Cut the paths into batches; unreadable headers become rows at once."""
         count = 0
         while chunk := list(islice(paths, self.window)):
-            good, seconds = [], []
+            short, seconds = [], []
             for index, path in enumerate(chunk, start=count):
                 try:
                     info = audio_info(path)
@@ -214,49 +214,45 @@ class _Stream:
                     self.done[index] = FileEmbedding(str(path), None, str(error))
                     continue
                 self.paths[index] = path
-                good.append(index)
-                seconds.append(info.duration)
+                if _is_long(self.tower, info):
+                    yield [index]
+                else:
+                    short.append(index)
+                    seconds.append(info.duration)
             count += len(chunk)
-            if not good:
+            if short:
+                batches, _ = length_sorted_batches(seconds, self.batch_size, self.batch_seconds)
+                yield from ([short[i] for i in batch] for batch in batches)
+            else:
                 # So that a window of nothing but errors is handed out too.
                 yield []
-                continue
-            longest = self.tower.longest / self.tower.sample_rate
-            long = [i for i, duration in zip(good, seconds, strict=True) if duration > longest]
-            yield from ([index] for index in long)
-            short = [(i, s) for i, s in zip(good, seconds, strict=True) if s <= longest]
-            if short:
-                batches, _ = length_sorted_batches(
-                    [s for _, s in short], self.batch_size, self.batch_seconds
-                )
-                yield from ([short[i][0] for i in batch] for batch in batches)
 
     def _set_threads(self) -> None:
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, self.threads // self.workers))
 
     def _embed(self, batch: list[int]) -> list[tuple[int, FileEmbedding]]:
-        """Read and embed a batch, in a worker."""
+        """Read and embed a batch of short files, or one long file, in a worker."""
         rows: list[tuple[int, FileEmbedding]] = []
-        short: list[tuple[int, str, Tensor]] = []
+        read: list[tuple[int, str, Tensor]] = []
         for index in batch:
             path = self.paths.pop(index)
             try:
-                if _is_long(self.tower, path):
+                if len(batch) == 1:
                     with torch.inference_mode():
                         vector = embed_file(self.tower, path, self.device)
                     rows.append((index, FileEmbedding(str(path), _usable(vector[0, 0]))))
                 else:
-                    short.append((index, str(path), read_audio(path, self.tower.sample_rate)))
+                    read.append((index, str(path), read_audio(path, self.tower.sample_rate)))
             except AudioError as error:
                 rows.append((index, FileEmbedding(str(path), None, str(error))))
-        if short:
-            lengths = torch.tensor([len(wav) for _, _, wav in short])
+        if read:
+            lengths = torch.tensor([len(wav) for _, _, wav in read])
             with torch.inference_mode():
-                wavs = pad_sequence([wav for _, _, wav in short], batch_first=True)
+                wavs = pad_sequence([wav for _, _, wav in read], batch_first=True)
                 wav_lens = lengths / wavs.shape[1]
                 vectors = self.tower(wavs.to(self.device), wav_lens.to(self.device))
-            for (index, path, _), vector in zip(short, _usable(vectors[:, 0]), strict=True):
+            for (index, path, _), vector in zip(read, _usable(vectors[:, 0]), strict=True):
                 rows.append((index, FileEmbedding(path, vector)))
         return rows
 
@@ -270,8 +266,7 @@ def _usable(vectors: Tensor) -> Tensor:
     return vectors.cpu().clone()
 
 
-def _is_long(tower: AudioTower, path: str | os.PathLike) -> bool:
-    info = audio_info(path)
+def _is_long(tower: AudioTower, info: AudioInfo) -> bool:
     return _samples(info.num_frames, info.sample_rate, tower.sample_rate) > tower.longest
 
 

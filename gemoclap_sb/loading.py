@@ -1,7 +1,9 @@
 """An exported folder, or a model of the hub, to modules. Only data are read.
 
 ``config.json`` is checked and followed (see `gemoclap_sb.model_building`), and the
-header of ``model.safetensors`` compared with it, before a weight is loaded.
+header of ``model.safetensors`` compared with it, before a weight is loaded. Modules are
+built without the random numbers that the weights replace: drawing them for WavLM-large
+takes longer than everything else.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.preprocess import AudioNormalizer
 from torch import nn
+from transformers.initialization import no_init_weights
 
 from gemoclap_sb.configuration import TOKENIZER, build_prompts, read_config
 from gemoclap_sb.model import LogitScale
@@ -60,12 +63,13 @@ def load_parts(
         model = build_model(config["model"], Path(folder) / TOKENIZER, str(path))
     check_weights(model, weights)
     prompts = build_prompts(config, str(path))
-    tower = AudioTower(
-        config["model"],
-        head=attribute,
-        longest_seconds=config.get("longest_seconds", LONGEST_SECONDS),
-        sample_rate=config["sample_rate"],
-    )
+    with no_init_weights():
+        tower = AudioTower(
+            config["model"],
+            head=attribute,
+            longest_seconds=config.get("longest_seconds", LONGEST_SECONDS),
+            sample_rate=config["sample_rate"],
+        )
     tower.load_weights(weights)
     if tower.head not in prompts.templates:
         raise ConfigurationError(f"{path}: templates: expected some for {tower.head!r}.")
@@ -118,7 +122,8 @@ def load_text_tower(folder: str | os.PathLike) -> TextTower:
     config = read_config(path)["model"]
     with torch.device("meta"):
         check_weights(TextTower(config, tokenizer, str(path)), weights, others=True)
-    tower = TextTower(config, tokenizer, str(path))
+    with no_init_weights():
+        tower = TextTower(config, tokenizer, str(path))
     load_weights(tower, weights, others=True)
     return tower.eval().requires_grad_(False)
 

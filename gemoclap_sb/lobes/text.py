@@ -201,7 +201,8 @@ class ByteTextEncoder(nn.Module):
     heads : int
         Attention heads.
     dropout : float
-        Dropout in training.
+        Dropout in training. Prompts differ in a word, and 0.1 is noise enough to hide it:
+        the text tower then learns several epochs later.
     max_bytes : int
         Longest sentence.
     gradient_checkpointing : bool
@@ -224,7 +225,7 @@ class ByteTextEncoder(nn.Module):
         hidden_size: int = 128,
         layers: int = 2,
         heads: int = 4,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         max_bytes: int = 256,
         gradient_checkpointing: bool = False,
     ) -> None:
