@@ -58,8 +58,9 @@ def audio_blocks(
     --------
     >>> path = getfixture("tmp_path") / "a.wav"
     >>> soundfile.write(path, np.full((24000, 2), 0.5), 8000)
-    >>> [len(block) for block in audio_blocks(path, 16000, block_seconds=2.0)]
-    [31984, 16016]
+    >>> blocks = list(audio_blocks(path, 16000, block_seconds=1.0))
+    >>> len(blocks), len(torch.cat(blocks)), round(blocks[1].max().item(), 3)
+    (4, 48000, 0.5)
     """
     if not block_seconds > 0 or not sample_rate > 0:
         raise ValueError(

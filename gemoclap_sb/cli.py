@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from gemoclap_sb import commands
+from gemoclap_sb.command_inputs import CommandError
 
 _PROGRAM = "gemoclap"
 # As a shell reports a program that SIGPIPE or SIGINT ended.
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = options.run(options, out)
         out.flush()
         return status
-    except commands.CommandError as error:
+    except CommandError as error:
         print(f"{_PROGRAM} {options.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:

@@ -17,7 +17,11 @@ from ruamel.yaml import YAML
 
 from gemoclap_sb.files import write_json, write_text
 from gemoclap_sb.pictures import draw_cross_validation
-from gemoclap_sb.report import cross_validation_report, cross_validation_summary
+from gemoclap_sb.report import (
+    VALIDATION_NOTES,
+    cross_validation_report,
+    cross_validation_summary,
+)
 from gemoclap_sb.runs import (
     METRICS,
     RUN,
@@ -118,7 +122,11 @@ def _write_summary(
         + ", ".join(f"{name} {number}" for name, number in run["packages"].items())
         + f"; Python {run['python']}."
     )
-    summary = cross_validation_summary(results, validation=results[0]["validation"])
+    # A preparation of the user's own may have a way of its own.
+    validation = results[0]["validation"]
+    summary = cross_validation_summary(
+        results, validation=validation if validation in VALIDATION_NOTES else None
+    )
     picture = draw_cross_validation(summary, root / "cv_folds.png")
     command = " ".join(["python", train_script.with_name("cross_validate.py").name, *argv])
     report = cross_validation_report(

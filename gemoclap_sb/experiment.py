@@ -134,11 +134,13 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
         ),
         valid_loader_kwargs=loaders["valid"],
     )
+    # Taken now: the evaluation goes back to the best checkpoint, and the history with it.
+    history = list(hparams["history"].records)
     brain.evaluate(datasets["test"], max_key="uar", test_loader_kwargs=loaders["test"])
 
-    result = _result(brain, hparams, hparams_file)
+    result = _result(brain, hparams, hparams_file, history)
     if if_main_process():
-        _write(folder, brain, result, manifests.get("notes", ()))
+        _write(folder, brain, result, history, manifests.get("notes", ()))
         if not brain.debug:
             record_run(folder, time.monotonic() - started, str(brain.device))
     return result
@@ -197,8 +199,10 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
         raise ExperimentError(f"data preparation: {error}") from error
 
 
-def _result(brain: GEmoCLAPBrain, hparams: Mapping, hparams_file: str) -> dict:
-    best = max(hparams["history"].records, key=lambda r: (r["valid_uar"], r["epoch"]), default=None)
+def _result(
+    brain: GEmoCLAPBrain, hparams: Mapping, hparams_file: str, history: Sequence[Mapping]
+) -> dict:
+    best = max(history, key=lambda r: (r["valid_uar"], r["epoch"]), default=None)
     return {
         **brain.test_metrics.to_dict(),
         "fold": hparams["fold"],
@@ -211,12 +215,18 @@ def _result(brain: GEmoCLAPBrain, hparams: Mapping, hparams_file: str) -> dict:
     }
 
 
-def _write(folder: Path, brain: GEmoCLAPBrain, result: dict, notes: Sequence[str]) -> None:
+def _write(
+    folder: Path,
+    brain: GEmoCLAPBrain,
+    result: dict,
+    history: Sequence[Mapping],
+    notes: Sequence[str],
+) -> None:
     title = f"{result['experiment']}, fold {result['fold']}"
     picture = draw_confusion(brain.test_metrics, folder / "confusion.png", title=title)
     curves = None
-    if brain.hparams.history.records:
-        curves = draw_training_curves(brain.hparams.history.records, folder / "training.png")
+    if history:
+        curves = draw_training_curves(history, folder / "training.png")
     # Last, because a folder that has it counts as finished.
     write_json(folder / METRICS, result)
     print(f"\n{title}")

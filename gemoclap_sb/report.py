@@ -36,10 +36,11 @@ VALIDATION_NOTES: dict[str, str] = {
     "sessions; the test session was not seen before the final evaluation.",
     "session": "The checkpoint was chosen on one whole training session; the test session was "
     "not seen before the final evaluation.",
-    "speakers": "The checkpoint was chosen on held-out speakers of the training side; the test "
+    "speaker": "The checkpoint was chosen on held-out speakers of the training side; the test "
     "speakers were not seen before the final evaluation.",
-    "test": "The checkpoint was chosen on the test session itself. These figures are therefore "
-    "optimistic and must not be compared with results whose test session was unseen.",
+    "test": "The checkpoint was chosen on the test side itself (the test session, or the test "
+    "speakers). These figures are therefore "
+    "optimistic and must not be compared with results whose test side was unseen.",
 }
 """What to say, in words, about each way of choosing the checkpoint."""
 

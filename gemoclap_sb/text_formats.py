@@ -10,9 +10,7 @@ from itertools import chain
 from typing import Any
 
 
-def table_lines(
-    columns: Sequence[tuple[str, int]], rows: Iterable[Sequence[Any]]
-) -> Iterator[str]:
+def table_lines(columns: Sequence[tuple[str, int]], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Lay rows out in columns.
 
     Parameters
@@ -80,7 +78,7 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
 
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Write records as one JSON array, a record a line.
+    r"""Write records as one JSON array, a record a line.
 
     Parameters
     ----------
@@ -94,7 +92,7 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
     Examples
     --------
-    >>> print("\\n".join(json_lines([{"a": 1}, {"a": 2}])))
+    >>> print("\n".join(json_lines([{"a": 1}, {"a": 2}])))
     [
     {"a": 1}
     ,{"a": 2}

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from gemoclap_sb.cross_validation import main
+from gemoclap_sb.report import VALIDATION_NOTES
+from tests.conftest import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "recipes/IEMOCAP/gemoclap/cross_validate.py"
@@ -88,6 +90,12 @@ def test_finished_folds_of_other_settings_are_refused(finished, small_corpus, ca
 def test_a_single_fold_is_not_cross_validation(small_corpus, tmp_path, capsys):
     assert main(SCRIPT, [*command(small_corpus, tmp_path), "--fold", "3"]) == 2
     assert "leave --fold out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("corpus", ["IEMOCAP", "RAVDESS"])
+def test_every_way_of_validation_has_its_sentence(corpus):
+    script = next((ROOT / f"recipes/{corpus}/gemoclap").glob("*_prepare.py"))
+    assert set(load_script(script).VALIDATIONS) <= set(VALIDATION_NOTES)
 
 
 def test_failed_fold_gives_its_exit_status(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +18,10 @@ import pytest
 import soundfile
 import torch
 
+import gemoclap_sb.brain
+import gemoclap_sb.experiment
 from gemoclap_sb.experiment import main
+from gemoclap_sb.metrics import classification_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = ROOT / "recipes/IEMOCAP/gemoclap/train.py"
@@ -99,6 +103,35 @@ def test_best_validation_uar_is_tested(finished):
     assert len(uars) == TINY["number_of_epochs"]
     assert result["valid_uar"] == pytest.approx(max(uars), rel=1e-2)
     assert uars[result["epoch"] - 1] == max(uars)
+
+
+def test_curves_show_every_epoch(small_manifests, tmp_path, monkeypatch):
+    # The evaluation goes back to the best checkpoint; the picture must not.
+    drawn = []
+    real = gemoclap_sb.experiment.draw_training_curves
+    monkeypatch.setattr(
+        gemoclap_sb.experiment,
+        "draw_training_curves",
+        lambda history, path: drawn.append([r["epoch"] for r in history]) or real(history, path),
+    )
+    monkeypatch.setattr(
+        gemoclap_sb.brain, "classification_metrics", falling(classification_metrics)
+    )
+    assert main(None, arguments(small_manifests, tmp_path / "run", number_of_epochs=3)) == 0
+    result = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert drawn == [[1, 2, 3]]
+    assert result["epoch"] == 1
+
+
+def falling(measure):
+    """Make each evaluation's UAR lower than the one before."""
+    calls = []
+
+    def measured(*args):
+        calls.append(1)
+        return dataclasses.replace(measure(*args), uar=1.0 / len(calls))
+
+    return measured
 
 
 def test_same_seed_same_result(finished, small_manifests, tmp_path):

@@ -98,7 +98,7 @@ def test_summary_recomputes_figures_from_the_counts():
         ([FOLDS[0], FOLDS[0]], {}, "its own 'fold'; found \\[3, 3\\]"),
         ([{k: v for k, v in FOLDS[0].items() if k != "fold"}], {}, "found \\[None\\]"),
         ([FOLDS[0], {**FOLDS[1], "labels": ["sad", "ang"]}], {}, "different labels"),
-        (FOLDS, {"validation": "dev"}, "one of random, session, speakers, test; found 'dev'"),
+        (FOLDS, {"validation": "dev"}, "one of random, session, speaker, test; found 'dev'"),
     ],
 )
 def test_summary_refuses(folds, options, message):
@@ -143,7 +143,7 @@ def test_report_says_in_words_that_the_test_session_validated():
 
     assert "chosen on the test session itself" in text("test")
     assert "optimistic" in text("test")
-    for validation in ("random", "session", "speakers"):
+    for validation in ("random", "session", "speaker"):
         assert VALIDATION_NOTES[validation] in text(validation)
         assert "optimistic" not in text(validation)
 
