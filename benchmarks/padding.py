@@ -35,8 +35,8 @@ SAMPLE_RATE = 16000
 def read_column(path: Path, column: str) -> list[str]:
     """Read one column of a CSV file.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         A CSV file with a header.
     column : str
@@ -91,8 +91,8 @@ def dynamic_batches(
 def class_mix(batches: Batches, labels: np.ndarray, batch_size: int) -> list[float]:
     """Class mix of the full batches (of all where none is full).
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     batches : list of list of int
         Indices into `labels`.
     labels : numpy.ndarray of int, [N]

@@ -64,8 +64,8 @@ class AudioInfo:
 def audio_info(path: str | os.PathLike) -> AudioInfo:
     """Read length, rate and coding from the header; nothing is decoded.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         An audio file.
 
@@ -79,8 +79,8 @@ def audio_info(path: str | os.PathLike) -> AudioInfo:
         If the file is missing, is no audio that libsndfile knows, holds no
         samples, or does not state how many it holds.
 
-    Example
-    -------
+    Examples
+    --------
     >>> path = getfixture("tmp_path") / "a.wav"
     >>> soundfile.write(path, np.zeros((4000, 2)), 8000)
     >>> info = audio_info(path)
@@ -112,8 +112,8 @@ def check_audio(path: str | os.PathLike, decode: bool = False) -> AudioInfo:
     The header is always read. Float samples are always looked through for NaN
     and Inf; integer samples cannot hold them and are decoded only on request.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         An audio file.
     decode : bool
@@ -129,8 +129,8 @@ def check_audio(path: str | os.PathLike, decode: bool = False) -> AudioInfo:
     AudioError
         As :func:`audio_info` and :func:`read_audio` raise it.
 
-    Example
-    -------
+    Examples
+    --------
     >>> path = getfixture("tmp_path") / "a.wav"
     >>> soundfile.write(path, np.array([0.0, np.nan]), 16000, subtype="FLOAT")
     >>> try:
@@ -160,8 +160,8 @@ def read_audio(
 
     Channels are averaged, then resampled.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         An audio file of any rate and number of channels.
     sample_rate : int
@@ -181,8 +181,8 @@ def read_audio(
         If the file is missing, unreadable, zero-length, or has NaN or Inf in
         the part read, or if that part does not lie in the file.
 
-    Example
-    -------
+    Examples
+    --------
     >>> path = getfixture("tmp_path") / "a.wav"
     >>> left_and_right = np.stack([np.full(800, 0.5), np.full(800, 0.25)], axis=1)
     >>> soundfile.write(path, left_and_right, 8000)

@@ -161,8 +161,8 @@ def make_demo_corpus(
     FileExistsError
         If `folder` holds anything other than this very corpus.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
     ...     corpus = make_demo_corpus(Path(place) / "demo", 2, 11, progress=False)

@@ -28,8 +28,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     made if it is missing. On an error the temporary file is removed and
     whatever ``path`` held before stays as it was.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         The file to write or to replace.
 
@@ -43,8 +43,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     FileNotFoundError
         If the body of the ``with`` wrote nothing.
 
-    Example
-    -------
+    Examples
+    --------
     >>> folder = getfixture("tmp_path")
     >>> with atomic_path(folder / "sub" / "note.txt") as temporary:
     ...     _ = temporary.write_text("whole", encoding="utf-8")
@@ -71,15 +71,15 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def write_text(path: str | os.PathLike, text: str) -> None:
     r"""Write UTF-8 text with ``\n`` line ends, whole or not at all.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         The file to write or to replace.
     text : str
         What the file shall hold.
 
-    Example
-    -------
+    Examples
+    --------
     >>> path = getfixture("tmp_path") / "report.md"
     >>> write_text(path, "# Äpfel\n")
     >>> path.read_bytes()
@@ -95,8 +95,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, obj: Any) -> None:
     """Write JSON that every JSON reader takes, whole or not at all.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         The file to write or to replace.
     obj : object
@@ -110,8 +110,8 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
     TypeError
         If ``obj`` holds something that JSON cannot express.
 
-    Example
-    -------
+    Examples
+    --------
     >>> path = getfixture("tmp_path") / "metrics.json"
     >>> write_json(path, {"war": 0.75, "labels": ["ang", "neu"]})
     >>> json.loads(path.read_text(encoding="utf-8"))

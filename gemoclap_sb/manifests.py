@@ -66,8 +66,8 @@ def clean_text(text: str) -> str:
     loses its hold on the word after it, which SpeechBrain's CSV reader would
     otherwise take for the name of a variable.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     text : str
         Any text, such as a line of a transcription.
 
@@ -75,8 +75,8 @@ def clean_text(text: str) -> str:
     -------
     str
 
-    Example
-    -------
+    Examples
+    --------
     >>> clean_text("  It costs $50,\tyou\0 know.\r\n")
     'It costs $ 50, you know.'
     """
@@ -87,8 +87,8 @@ def clean_text(text: str) -> str:
 def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a manifest, whole or not at all.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         The CSV file to write or to replace.
     rows : iterable of mapping
@@ -103,8 +103,8 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
         row lacks, if two rows share an ID, or if a value has a line break or a
         ``$variable`` other than ``$data_root`` (see :func:`clean_text`).
 
-    Example
-    -------
+    Examples
+    --------
     >>> path = getfixture("tmp_path") / "train.csv"
     >>> write_manifest(path, [{
     ...     "ID": "a1", "duration": 1.5, "wav": "$data_root/a1.wav", "spk_id": "a",
@@ -160,8 +160,8 @@ def read_manifest(
     Headers are always read. Files of float samples are decoded and looked
     through for NaN; integer samples cannot hold it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or os.PathLike
         The CSV file, UTF-8, with commas.
     data_root : str or os.PathLike, optional
@@ -191,8 +191,8 @@ def read_manifest(
         allowed, a duplicate ID, a ``duration`` that is no positive number, bad
         audio, ``$data_root`` without ``data_root``; or if no row is left.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import numpy, soundfile
     >>> folder = getfixture("tmp_path")
     >>> soundfile.write(folder / "a.wav", numpy.zeros(8000), 16000)

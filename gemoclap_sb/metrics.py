@@ -44,8 +44,8 @@ class ClassificationMetrics:
     n_test : int
         Number of utterances evaluated.
 
-    Example
-    -------
+    Examples
+    --------
     >>> metrics = classification_metrics([0, 0, 1], [0, 1, 1], ["ang", "sad"])
     >>> metrics.per_class_recall
     {'ang': 0.5, 'sad': 1.0}
@@ -66,8 +66,8 @@ class ClassificationMetrics:
         dict
             Keys war, uar, per_class_recall, confusion, labels, n_test.
 
-        Example
-        -------
+        Examples
+        --------
         >>> list(classification_metrics([0, 1], [0, 1], ["ang", "sad"]).to_dict())
         ['war', 'uar', 'per_class_recall', 'confusion', 'labels', 'n_test']
         """
@@ -94,8 +94,8 @@ class ClassificationMetrics:
         ValueError
             If a key is missing or the counts are not a [C, C] table of C labels.
 
-        Example
-        -------
+        Examples
+        --------
         >>> metrics = classification_metrics([0, 1], [0, 1], ["ang", "sad"])
         >>> ClassificationMetrics.from_dict(metrics.to_dict() | {"fold": 1}) == metrics
         True
@@ -136,8 +136,8 @@ def classification_metrics(
         If there is no utterance, the lengths differ, an index is outside ``0..C-1``,
         or the labels are empty or repeated.
 
-    Example
-    -------
+    Examples
+    --------
     >>> metrics = classification_metrics([0, 0, 0, 1], [0, 0, 1, 1], ["ang", "sad"])
     >>> metrics.war, round(metrics.uar, 4), metrics.confusion
     (0.75, 0.8333, [[2, 1], [0, 1]])
@@ -197,8 +197,8 @@ def pooled(metrics: Sequence[ClassificationMetrics]) -> ClassificationMetrics:
     ValueError
         If the sequence is empty or the labels differ between folds.
 
-    Example
-    -------
+    Examples
+    --------
     >>> first = classification_metrics([0, 1], [0, 1], ["ang", "sad"])
     >>> second = classification_metrics([0, 1], [1, 1], ["ang", "sad"])
     >>> pooled([first, second]).confusion

@@ -44,8 +44,8 @@ def draw_confusion(
     Path
         `path`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import tempfile
     >>> from gemoclap_sb.metrics import classification_metrics
     >>> metrics = classification_metrics([0, 0, 1], [0, 1, 1], ["ang", "sad"])
@@ -86,8 +86,8 @@ def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Pat
     ValueError
         If there is no epoch or an epoch lacks a key.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import tempfile
     >>> history = [
     ...     {"epoch": 1, "train_loss": 2.0, "valid_loss": 2.1, "valid_war": 0.4, "valid_uar": 0.3},
@@ -153,8 +153,8 @@ def draw_cross_validation(
     Path
         `path`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import tempfile
     >>> fold = {"fold": 1, "labels": ["ang", "sad"], "confusion": [[3, 1], [0, 2]]}
     >>> from gemoclap_sb.report import cross_validation_summary

@@ -38,13 +38,13 @@ _MOST_DETAILS_SHOWN = 12
 class Quirks:
     """Counts what a corpus folder has that a tidy one would not.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root : str or os.PathLike
         The folder of the corpus; paths below it are shown without it.
 
-    Example
-    -------
+    Examples
+    --------
     >>> quirks = Quirks("/corpus")
     >>> quirks.add("AppleDouble files (._*), ignored", Path("/corpus/Session1/._a.wav"))
     >>> quirks.add("labels outside the four classes, left out", "fru")
@@ -61,8 +61,8 @@ class Quirks:
     def add(self, kind: str, detail: str | Path) -> None:
         """Count one case.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         kind : str
             What it is and what was done about it, in the plural.
         detail : str or Path
@@ -96,8 +96,8 @@ def visible_files(folder: Path, suffixes: Iterable[str], quirks: Quirks) -> Iter
     name of the file they belong to, are counted and not given. So are other
     hidden files.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : Path
         Where to look. A folder that is not there has no files.
     suffixes : iterable of str
@@ -110,8 +110,8 @@ def visible_files(folder: Path, suffixes: Iterable[str], quirks: Quirks) -> Iter
     ------
     Path
 
-    Example
-    -------
+    Examples
+    --------
     >>> folder = getfixture("tmp_path")
     >>> for name in ("b.WAV", "a.wav", "._a.wav", "a.txt"):
     ...     _ = (folder / name).write_bytes(b"")
@@ -137,8 +137,8 @@ def visible_files(folder: Path, suffixes: Iterable[str], quirks: Quirks) -> Iter
 def decode_text(path: Path, quirks: Quirks) -> str:
     r"""Read a text file of unknown encoding without ever failing on a byte.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         A text file.
     quirks : Quirks
@@ -149,8 +149,8 @@ def decode_text(path: Path, quirks: Quirks) -> str:
     -------
     str
 
-    Example
-    -------
+    Examples
+    --------
     >>> path = getfixture("tmp_path") / "a.txt"
     >>> _ = path.write_bytes(b"don\x92t \x81")
     >>> quirks = Quirks(path.parent)
@@ -172,8 +172,8 @@ def compare_counts(
 ) -> str | None:
     """Say in one sentence how the size of a corpus differs from the published one.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     corpus : str
         Its name, for the sentence.
     rows : iterable of mapping
@@ -187,8 +187,8 @@ def compare_counts(
     str or None
         None where all is as expected.
 
-    Example
-    -------
+    Examples
+    --------
     >>> expected = {"emotion": {"ang": 1, "neu": 2}}
     >>> compare_counts("Tiny", [{"emotion": "neu"}], expected)
     'Tiny: expected 3 utterances (emotion: ang 1, neu 2), found 1 (emotion: ang 0, neu 1).'
@@ -220,8 +220,8 @@ def finished_preparation(
 ) -> dict[str, Any] | None:
     """Find the result of an earlier preparation with the same arguments.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     save_folder : str or os.PathLike
         Where it was written.
     arguments : mapping
@@ -262,8 +262,8 @@ def write_preparation(
 ) -> dict[str, Any]:
     """Write ``train.csv``, ``valid.csv``, ``test.csv`` and ``prepare.json``.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     save_folder : str or os.PathLike
         Where to write; made if missing.
     arguments : mapping
@@ -283,8 +283,8 @@ def write_preparation(
         ``train_csv``, ``valid_csv``, ``test_csv`` and ``data_root`` (str), and
         ``notes`` (list of str).
 
-    Example
-    -------
+    Examples
+    --------
     >>> folder = getfixture("tmp_path")
     >>> row = {
     ...     "ID": "a1", "duration": 1.5, "wav": "$data_root/a1.wav", "spk_id": "a",

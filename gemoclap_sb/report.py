@@ -59,8 +59,8 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
     str
         WAR, UAR and the per-class recalls in aligned lines, without a final newline.
 
-    Example
-    -------
+    Examples
+    --------
     >>> from gemoclap_sb.metrics import classification_metrics
     >>> metrics = classification_metrics([0, 0, 0, 1], [0, 0, 1, 1], ["ang", "sad"])
     >>> print(metrics_table(metrics))
@@ -122,8 +122,8 @@ def cross_validation_summary(
         If there is no fold, a fold number is missing or repeated, labels differ between
         folds, or `validation` is unknown.
 
-    Example
-    -------
+    Examples
+    --------
     >>> folds = [
     ...     {"fold": 1, "labels": ["ang", "sad"], "confusion": [[3, 1], [0, 2]]},
     ...     {"fold": 2, "labels": ["ang", "sad"], "confusion": [[2, 2], [1, 1]]},
@@ -187,8 +187,8 @@ def cross_validation_report(
     str
         Markdown, ending with a newline.
 
-    Example
-    -------
+    Examples
+    --------
     >>> fold = {"fold": 1, "labels": ["ang", "sad"], "confusion": [[3, 1], [0, 2]]}
     >>> text = cross_validation_report(cross_validation_summary([fold]), "Demo")
     >>> print(text.splitlines()[4])

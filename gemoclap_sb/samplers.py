@@ -56,8 +56,8 @@ class LengthPooledBatchSampler(BatchSampler):
     which it sets itself under a distributed launch; with one process set
     `brain.train_sampler` to this sampler.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     durations : sequence of float, [N]
         Length of every utterance, in the dataset's index order, in any unit
         (seconds or samples).
@@ -101,8 +101,8 @@ class LengthPooledBatchSampler(BatchSampler):
     batches: it restores the epoch, and refuses a checkpoint that was written in
     mid-epoch with other durations or settings.
 
-    Example
-    -------
+    Examples
+    --------
     >>> durations = [1.0, 9.0] * 50
     >>> sampler = LengthPooledBatchSampler(durations, batch_size=8)
     >>> for epoch in (1, 2):
@@ -156,8 +156,8 @@ class LengthPooledBatchSampler(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches the next iteration yields.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         epoch : int
             Number of the epoch, not negative.
 
@@ -174,8 +174,8 @@ class LengthPooledBatchSampler(BatchSampler):
     def batches(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch, for all processes.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         epoch : int
             Number of the epoch, not negative.
 
@@ -184,8 +184,8 @@ class LengthPooledBatchSampler(BatchSampler):
         batches : list of list of int
             Indices into the dataset. Within a batch they rise in length.
 
-        Example
-        -------
+        Examples
+        --------
         >>> sampler = LengthPooledBatchSampler(list(range(1, 8)), batch_size=2)
         >>> [len(batch) for batch in sampler.batches(epoch=3)]
         [2, 2, 2, 1]
@@ -300,8 +300,8 @@ def length_sorted_batches(
     The longest utterances come first, so that a lack of memory shows at once.
     Equal lengths stay in the caller's order.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     durations : sequence of float, [N]
         Length of every utterance, in seconds. With `max_batch_seconds=None` any
         unit will do.
@@ -324,8 +324,8 @@ def length_sorted_batches(
         If both limits are None or one is not positive, or if durations are empty,
         not finite or not positive.
 
-    Example
-    -------
+    Examples
+    --------
     >>> durations = torch.tensor([1.0, 4.0, 2.0, 3.0])
     >>> batches, restore = length_sorted_batches(durations, batch_size=2)
     >>> batches
@@ -363,8 +363,8 @@ def speech_share(
 ) -> float:
     """Share of speech in padded batches; the rest is padding.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     durations : sequence of float, [N]
         Length of every utterance, in any unit.
     batches : sequence of sequence of int
@@ -380,8 +380,8 @@ def speech_share(
     ValueError
         If there is no batch, or durations are empty, not finite or not positive.
 
-    Example
-    -------
+    Examples
+    --------
     >>> speech_share([1.0, 3.0, 2.0, 2.0], [[0, 1], [2, 3]])
     0.8
     """

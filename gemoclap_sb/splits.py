@@ -29,8 +29,8 @@ def stratified_split(
     gets its share rounded down or up; those who were rounded down before are
     rounded up first, which keeps the other keys balanced as well.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     rows : iterable of mapping
         Rows with an ``ID`` and every key of ``keys``.
     fraction : float
@@ -52,8 +52,8 @@ def stratified_split(
         If ``fraction`` is not between 0 and 1, if ``keys`` is empty, or if
         there are fewer than two rows.
 
-    Example
-    -------
+    Examples
+    --------
     >>> rows = [
     ...     {"ID": f"{speaker}{emotion}{n}", "spk_id": speaker, "emotion": emotion}
     ...     for speaker in "AB" for emotion in ("ang", "neu") for n in range(10)
@@ -121,8 +121,8 @@ def hold_out_speakers(
 ) -> tuple[list[Row], list[Row]]:
     """Hold out whole speakers, women and men in turn.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     rows : iterable of mapping
         Rows with ``spk_id`` and ``gender``.
     speakers : int or sequence of str
@@ -141,8 +141,8 @@ def hold_out_speakers(
         If no speaker would be left on one side, or if a named speaker is not
         among the rows.
 
-    Example
-    -------
+    Examples
+    --------
     >>> rows = [{"ID": str(n), "spk_id": f"S{n}", "gender": "MF"[n % 2]} for n in range(8)]
     >>> kept, held_out = hold_out_speakers(rows, 2, seed=0)
     >>> len(kept), sorted(row["gender"] for row in held_out)
@@ -200,8 +200,8 @@ def split_fold(
     The test part is the rows whose ``session`` is the fold. What is validated
     on comes from the rest, or is the test part itself.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     rows : iterable of mapping
         The whole corpus, with ``session`` holding the number of the fold that
         tests on the row.
@@ -234,8 +234,8 @@ def split_fold(
     ValueError
         If a part would be empty or an argument does not fit the others.
 
-    Example
-    -------
+    Examples
+    --------
     >>> rows = [
     ...     {"ID": f"{s}{g}{n}", "session": str(s), "spk_id": f"{s}{g}", "gender": g,
     ...      "emotion": "neu"}

@@ -118,8 +118,8 @@ def glottal_table() -> Floats:
         (steepest closing), which is what sets the level of the formants; modal voice
         (Rd = 1.1) has unit power.
 
-    Example
-    -------
+    Examples
+    --------
     >>> table = glottal_table()
     >>> bool(abs(table.mean(axis=1)).max() < 1e-9)
     True
@@ -191,8 +191,8 @@ def synthesize(
     ValueError
         If a phone is unknown, there is no vowel, or the rate is under 8 kHz.
 
-    Example
-    -------
+    Examples
+    --------
     >>> rng = np.random.default_rng(1)
     >>> wave = synthesize("HH AX L OW1".split(), Voice(120.0, 1.0), Delivery(), rng)
     >>> 0.3 < len(wave) / 16000 < 0.9

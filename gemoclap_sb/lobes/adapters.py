@@ -29,8 +29,8 @@ def insert_lora(
 
     The model computes what it did until the branches are trained.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     model : nn.Module
         The model to adapt.
     rank : int
@@ -47,8 +47,8 @@ def insert_lora(
     ValueError
         If a target names no layer, or one of another kind.
 
-    Example
-    -------
+    Examples
+    --------
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     >>> insert_lora(model, rank=2, target_layers=["0"])
     >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]

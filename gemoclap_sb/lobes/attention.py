@@ -51,8 +51,8 @@ class FusedWavLMAttention(nn.Module):
 
     It returns no attention weights, since a fused kernel has none to return.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     stock : WavLMAttention
         The module whose parameters are taken over (shared, not copied).
     implementation : str
@@ -61,8 +61,8 @@ class FusedWavLMAttention(nn.Module):
         never materialises the T x T bias; no attention dropout, and on the CPU no backward.
         `"auto"`: `flex` where a CUDA device trains without attention dropout, else `sdpa`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> stock = WavLMAttention(embed_dim=16, num_heads=2).eval()
     >>> fused = FusedWavLMAttention(stock, "sdpa").eval()
     >>> frames = torch.randn(3, 50, 16)
@@ -103,8 +103,8 @@ class FusedWavLMAttention(nn.Module):
     ) -> tuple[Tensor, None, PositionBias]:
         """Attend.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         hidden_states : Tensor
             [B, T, D].
         attention_mask : Tensor or None
@@ -190,8 +190,8 @@ def fuse_wavlm_attention(model: nn.Module, implementation: str) -> None:
 
     Parameters and the keys of the state dictionary stay as they are.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     model : nn.Module
         A `WavLMModel`.
     implementation : str

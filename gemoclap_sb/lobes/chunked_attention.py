@@ -32,8 +32,8 @@ def chunked_gated_attention(
 ) -> Tensor:
     """Compute softmax(q k^T / sqrt(d) + gate * bias) v for each utterance's own frames.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     query, key, value : Tensor
         [B, H, T, d].
     gate : Tensor
@@ -50,8 +50,8 @@ def chunked_gated_attention(
     Tensor
         [B, H, T, d], zero past each length. Gradients reach all five tensors.
 
-    Example
-    -------
+    Examples
+    --------
     >>> query, key, value = torch.randn(3, 2, 4, 10, 8).unbind(0)
     >>> gate, bias = torch.ones(2, 4, 10), torch.zeros(4, 10, 10)
     >>> output = chunked_gated_attention(query, key, value, gate, bias, [10, 6])

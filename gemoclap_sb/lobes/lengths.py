@@ -19,8 +19,8 @@ from torch import Tensor, nn
 def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
     """Count the valid samples of each utterance.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     wavs : Tensor
         ``[B, T]``, padded to the longest.
     wav_lens : Tensor
@@ -36,8 +36,8 @@ def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
     ValueError
         If the shapes are not ``[B, T]`` and ``[B]``, or T is zero.
 
-    Example
-    -------
+    Examples
+    --------
     >>> sample_lengths(torch.zeros(2, 16000), torch.tensor([1.0, 0.25]))
     tensor([16000,  4000])
     """
@@ -62,8 +62,8 @@ def frame_lengths(lobe: nn.Module, frames: Tensor, wavs: Tensor, wav_lens: Tenso
     Exact where the lobe has ``frame_lengths(samples)``; otherwise relative
     lengths are applied to the frames.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     lobe : nn.Module
         The audio lobe that made the frames.
     frames : Tensor
@@ -78,8 +78,8 @@ def frame_lengths(lobe: nn.Module, frames: Tensor, wavs: Tensor, wav_lens: Tenso
     Tensor
         int64 ``[B]``, within 1 and F.
 
-    Example
-    -------
+    Examples
+    --------
     >>> frames, wavs = torch.zeros(2, 10, 3), torch.zeros(2, 1600)
     >>> frame_lengths(nn.Identity(), frames, wavs, torch.tensor([1.0, 0.5]))
     tensor([10,  5])
@@ -94,8 +94,8 @@ def frame_lengths(lobe: nn.Module, frames: Tensor, wavs: Tensor, wav_lens: Tenso
 def mask_from_lengths(lengths: Tensor, size: int) -> Tensor:
     """Mask that is true where an utterance is and false where padding is.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     lengths : Tensor
         Integer ``[B]``.
     size : int
@@ -106,8 +106,8 @@ def mask_from_lengths(lengths: Tensor, size: int) -> Tensor:
     Tensor
         bool ``[B, size]``.
 
-    Example
-    -------
+    Examples
+    --------
     >>> mask_from_lengths(torch.tensor([1, 3]), 3).int()
     tensor([[1, 0, 0],
             [1, 1, 1]], dtype=torch.int32)
@@ -122,8 +122,8 @@ def relative_lengths(lengths: Tensor, size: int) -> Tensor:
     multiplied back may come out just above itself, which keeps a frame too many;
     half a frame less cannot.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     lengths : Tensor
         Integer ``[B]``.
     size : int
@@ -134,8 +134,8 @@ def relative_lengths(lengths: Tensor, size: int) -> Tensor:
     Tensor
         float32 ``[B]``.
 
-    Example
-    -------
+    Examples
+    --------
     >>> relative_lengths(torch.tensor([2, 4]), 4)
     tensor([0.3750, 0.8750])
     """
@@ -145,8 +145,8 @@ def relative_lengths(lengths: Tensor, size: int) -> Tensor:
 def valid_positions(mask: Tensor) -> Tensor | None:
     """List the valid frames of a batch, or say that all are valid.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     mask : Tensor
         bool ``[B, F]``.
 
@@ -155,8 +155,8 @@ def valid_positions(mask: Tensor) -> Tensor | None:
     Tensor or None
         int64 positions in ``[B * F]``; None where there is no padding.
 
-    Example
-    -------
+    Examples
+    --------
     >>> valid_positions(torch.tensor([[True, True], [True, False]]))
     tensor([0, 1, 2])
     """
@@ -167,8 +167,8 @@ def valid_positions(mask: Tensor) -> Tensor | None:
 def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Tensor:
     """Apply a BatchNorm as if the batch had no padding.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     norm : nn.Module
         Batch normalisation that takes ``[N, C]`` and ``[N, C, F]``.
     x : Tensor
@@ -181,8 +181,8 @@ def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Ten
     Tensor
         ``[B, C, F]``; where positions are given, the others are zero.
 
-    Example
-    -------
+    Examples
+    --------
     >>> norm, x = nn.BatchNorm1d(1), torch.tensor([[[1.0, 3.0, 9.0]]])
     >>> normalize_valid(norm, x, torch.tensor([0, 1])).round().detach()
     tensor([[[-1.,  1.,  0.]]])

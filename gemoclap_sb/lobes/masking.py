@@ -26,8 +26,8 @@ VARIANCE_FLOOR = 1e-7
 def normalize_waveforms(wavs: Tensor, valid: Tensor | None, normalize: bool = True) -> Tensor:
     """Bring each utterance to zero mean and unit variance, and its padding to zero.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     wavs : Tensor
         Waveforms, float [B, T].
     valid : Tensor or None
@@ -40,8 +40,8 @@ def normalize_waveforms(wavs: Tensor, valid: Tensor | None, normalize: bool = Tr
     Tensor
         [B, T]. Whatever `wavs` holds in the padding, NaN included, has no effect.
 
-    Example
-    -------
+    Examples
+    --------
     >>> wavs = torch.tensor([[1.0, 3.0, 99.0]])
     >>> normalize_waveforms(wavs, torch.tensor([[True, True, False]]))
     tensor([[-1.,  1.,  0.]])
@@ -63,8 +63,8 @@ def normalize_waveforms(wavs: Tensor, valid: Tensor | None, normalize: bool = Tr
 def masked_group_norm(norm: nn.GroupNorm, features: Tensor, valid: Tensor | None) -> Tensor:
     """Apply a one-channel-per-group GroupNorm with statistics over the valid frames only.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     norm : nn.GroupNorm
         The stock layer, whose weight, bias and eps are used.
     features : Tensor
@@ -83,8 +83,8 @@ def masked_group_norm(norm: nn.GroupNorm, features: Tensor, valid: Tensor | None
     ValueError
         If a group spans several channels, which none of the supported models has.
 
-    Example
-    -------
+    Examples
+    --------
     >>> norm = nn.GroupNorm(1, 1)
     >>> features = torch.tensor([[[1.0, 3.0, 50.0]]])
     >>> masked_group_norm(norm, features, torch.tensor([[True, True, False]])).round(decimals=3)
@@ -124,8 +124,8 @@ def front_end_features(
 ) -> Tensor:
     """Run the convolutional front end of a wav2vec 2.0-like model.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     feature_extractor : nn.Module
         The stock front end; its `conv_layers` are used.
     wavs : Tensor
@@ -169,8 +169,8 @@ def positional_embedding(module: nn.Module, hidden: Tensor, valid: Tensor | None
     Every convolution reads zeros past the utterance's end, as it does when the
     utterance stands alone.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     module : nn.Module
         The stock `pos_conv_embed`.
     hidden : Tensor
@@ -203,8 +203,8 @@ def positional_embedding(module: nn.Module, hidden: Tensor, valid: Tensor | None
 def attention_mask(valid: Tensor, dtype: torch.dtype, additive: bool) -> Tensor:
     """Say which keys may be attended to, broadcastable to [B, H, F, F].
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     valid : Tensor
         bool [B, F].
     dtype : torch.dtype
@@ -217,8 +217,8 @@ def attention_mask(valid: Tensor, dtype: torch.dtype, additive: bool) -> Tensor:
     Tensor
         [B, 1, 1, F].
 
-    Example
-    -------
+    Examples
+    --------
     >>> attention_mask(torch.tensor([[True, False]]), torch.float32, additive=False)
     tensor([[[[ True, False]]]])
     """
@@ -234,8 +234,8 @@ def spec_augment(model: nn.Module, hidden: Tensor, valid: Tensor | None) -> Tens
 
     Source: Park et al., "SpecAugment", arXiv 1904.08779, in transformers' rendering.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     model : nn.Module
         The transformers model, in training mode; its `_mask_hidden_states` does the work.
     hidden : Tensor

@@ -22,13 +22,13 @@ from gemoclap_sb.lobes.lengths import mask_from_lengths, normalize_valid, valid_
 class MaskedMeanPooling(nn.Module):
     """Mean over the valid frames.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     input_size : int
         D, the size of a frame. ``output_size`` is the same.
 
-    Example
-    -------
+    Examples
+    --------
     >>> frames = torch.tensor([[[1.0], [3.0], [float("nan")]]])
     >>> MaskedMeanPooling(1)(frames, torch.tensor([2]))
     tensor([[2.]])
@@ -41,8 +41,8 @@ class MaskedMeanPooling(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Pool a batch.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         frames : Tensor
             ``[B, F, D]``.
         lengths : Tensor
@@ -69,15 +69,15 @@ class AttentiveStatisticsPooling(nn.Module):
     computed once, which halves the time. BatchNorm's statistics in training are those of
     the valid frames only.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     input_size : int
         D, the size of a frame. ``output_size`` is twice that.
     attention_channels : int
         Width of the attention's hidden layer.
 
-    Example
-    -------
+    Examples
+    --------
     >>> pooling = AttentiveStatisticsPooling(8)
     >>> pooling(torch.randn(2, 50, 8), torch.tensor([50, 20])).shape
     torch.Size([2, 16])
@@ -93,8 +93,8 @@ class AttentiveStatisticsPooling(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Pool a batch.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         frames : Tensor
             ``[B, F, D]``.
         lengths : Tensor

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class Projection(nn.Module):
     """Linear, ReLU, dropout, linear.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     input_size : int
         Size of the tower's vector.
     output_size : int
@@ -30,8 +30,8 @@ class Projection(nn.Module):
     ValueError
         If a size is not positive or ``dropout`` is not within [0, 1).
 
-    Example
-    -------
+    Examples
+    --------
     >>> import torch
     >>> Projection(768, 512)(torch.randn(4, 768)).shape
     torch.Size([4, 512])

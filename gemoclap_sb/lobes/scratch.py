@@ -55,8 +55,8 @@ class ScratchEncoder(nn.Module):
     frame. BatchNorm's statistics in training are those of the
     valid frames only.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     sample_rate : int
         Samples per second of the waveforms.
     n_mels : int
@@ -93,8 +93,8 @@ class ScratchEncoder(nn.Module):
     ValueError
         If ``channels`` is not a multiple of ``res2net_scale`` or a mask is empty.
 
-    Example
-    -------
+    Examples
+    --------
     >>> encoder = ScratchEncoder(channels=16)
     >>> frames = encoder(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
     >>> frames.shape, encoder.frame_lengths(torch.tensor([16000, 8000]))
@@ -179,8 +179,8 @@ class ScratchEncoder(nn.Module):
     def frame_lengths(self, samples: Tensor) -> Tensor:
         """Exact valid frames of utterances.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         samples : Tensor
             Integer ``[B]``.
 
@@ -194,8 +194,8 @@ class ScratchEncoder(nn.Module):
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
         """Encode waveforms.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wavs : Tensor
             float32 ``[B, T]``, mono; whatever lies past an utterance's end is ignored.
         wav_lens : Tensor, optional

@@ -47,8 +47,8 @@ class SSLEncoder(HFTransformersInterface):
     LayerDrop is off: a skipped layer leaves parameters without a gradient, which
     distributed training refuses. The other dropouts are the checkpoint's.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     source : str or Path
         Hub id (`microsoft/wavlm-large`) or a local folder in transformers' format.
     save_path : str or Path
@@ -90,8 +90,8 @@ class SSLEncoder(HFTransformersInterface):
     ValueError
         If an option is unknown or contradicts another, or the checkpoint cannot serve.
 
-    Example
-    -------
+    Examples
+    --------
     >>> from transformers import WavLMConfig
     >>> small = WavLMConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
     ...     intermediate_size=64, conv_dim=[8] * 7, num_conv_pos_embedding_groups=4)
@@ -151,8 +151,8 @@ class SSLEncoder(HFTransformersInterface):
     def from_config(cls, config: Mapping[str, object]) -> SSLEncoder:
         """Build the same module from what `to_config` gave, with random weights.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         config : Mapping
             `model` (transformers' configuration, `model_type` included), `normalize_wav`, and any
             other option of the constructor.
@@ -206,8 +206,8 @@ class SSLEncoder(HFTransformersInterface):
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
         """Encode a padded batch.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wavs : Tensor
             Waveforms at 16 kHz, float [B, T], padded at the end with anything.
         wav_lens : Tensor or None
@@ -245,8 +245,8 @@ class SSLEncoder(HFTransformersInterface):
     def frame_lengths(self, samples: Tensor) -> Tensor:
         """Count the valid frames of utterances.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         samples : Tensor
             Their lengths in samples, LongTensor [B].
 

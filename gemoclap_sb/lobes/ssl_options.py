@@ -18,8 +18,8 @@ MODEL_TYPES = ("wavlm", "hubert", "wav2vec2", "data2vec-audio")
 def check_options(options: Mapping[str, object]) -> None:
     """Refuse unknown and contradictory options.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     options : Mapping
         The keyword arguments of `SSLEncoder`.
 
@@ -28,8 +28,8 @@ def check_options(options: Mapping[str, object]) -> None:
     ValueError
         Naming the option, what was expected and what was found.
 
-    Example
-    -------
+    Examples
+    --------
     >>> check_options({"layers": 0, "attention": "auto", "adapter": None})
     Traceback (most recent call last):
     ValueError: layers: expected 'last', 'weighted' or a number from 1, found 0
@@ -63,8 +63,8 @@ def check_options(options: Mapping[str, object]) -> None:
 def check_checkpoint(config: PreTrainedConfig, options: Mapping[str, object], source: str) -> None:
     """Refuse a model that cannot serve, or not with these options.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     config : PreTrainedConfig
         transformers' configuration of the model.
     options : Mapping
@@ -103,8 +103,8 @@ def check_checkpoint(config: PreTrainedConfig, options: Mapping[str, object], so
 def receptive_field(config: PreTrainedConfig) -> int:
     """Count the samples that the first frame sees.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     config : PreTrainedConfig
         transformers' configuration, with `conv_kernel` and `conv_stride`.
 
@@ -113,8 +113,8 @@ def receptive_field(config: PreTrainedConfig) -> int:
     int
         400 (25 ms) for the published models.
 
-    Example
-    -------
+    Examples
+    --------
     >>> from transformers import WavLMConfig
     >>> receptive_field(WavLMConfig())
     400

@@ -41,8 +41,8 @@ class TextEncoder(HFTransformersInterface):
 
     Loaded through SpeechBrain's Hugging Face interface. Code from the hub is never run.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     source : str
         Hub id (``FacebookAI/roberta-base``, ``FacebookAI/xlm-roberta-base``) or a folder.
     save_path : str
@@ -58,8 +58,8 @@ class TextEncoder(HFTransformersInterface):
     ValueError
         If the model is an encoder-decoder, or has no hidden size.
 
-    Example
-    -------
+    Examples
+    --------
     >>> encoder = TextEncoder("FacebookAI/roberta-base", "pretrained")  # doctest: +SKIP
     >>> encoder(["this person sounds sad"]).shape  # doctest: +SKIP
     torch.Size([1, 768])
@@ -81,8 +81,8 @@ class TextEncoder(HFTransformersInterface):
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Encode sentences.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         sentences : Sequence[str]
             N sentences.
 
@@ -143,8 +143,8 @@ class TextEncoder(HFTransformersInterface):
     def from_config(cls, config: dict[str, Any], tokenizer_folder: str | Path) -> TextEncoder:
         """Build the encoder of a configuration; weights are random.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         config : dict
             What `to_config` gave.
         tokenizer_folder : str or Path
@@ -192,8 +192,8 @@ class ByteTextEncoder(nn.Module):
     A byte is a token, so any script can be read and no vocabulary is fetched. Attention
     is ``sdpa``.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     hidden_size : int
         Size of the vectors, a multiple of ``heads``.
     layers : int
@@ -213,8 +213,8 @@ class ByteTextEncoder(nn.Module):
     ValueError
         If ``hidden_size`` is not a multiple of ``heads``.
 
-    Example
-    -------
+    Examples
+    --------
     >>> encoder = ByteTextEncoder(hidden_size=32)
     >>> encoder(["this person sounds sad", "悲しい"]).shape
     torch.Size([2, 32])
@@ -271,8 +271,8 @@ class ByteTextEncoder(nn.Module):
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Encode sentences.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         sentences : Sequence[str]
             N sentences.
 

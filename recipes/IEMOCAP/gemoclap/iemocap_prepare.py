@@ -74,8 +74,8 @@ def prepare_iemocap(
     counted and logged, one line for each kind, and stops nothing. Counts other
     than the published ones are one warning that states both.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or os.PathLike
         The folder that holds ``Session1`` to ``Session5``.
     save_folder : str or os.PathLike

@@ -92,8 +92,8 @@ def prepare_ravdess(
     and the like are counted and logged, one line for each kind. Counts other
     than the published ones are one warning that states both.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or os.PathLike
         A folder with the ``Actor_NN`` folders, at any depth.
     save_folder : str or os.PathLike
