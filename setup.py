@@ -16,6 +16,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["gemoclap_sb", "gemoclap_sb.*"]),
     package_data={"gemoclap_sb": ["py.typed"]},
+    entry_points={"console_scripts": ["gemoclap = gemoclap_sb.cli:main"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         # torchaudio 2.11.0 is the last release, and it loads beside this torch only.
@@ -24,6 +25,7 @@ setup(
         "speechbrain>=1.1.2,<1.2",
         "transformers>=5.0,<6",
         "hyperpyyaml>=1.2.3,<2",
+        "pyyaml>=6.0",
         "ruamel.yaml>=0.17.28",
         "huggingface_hub>=1.0",
         "safetensors>=0.4.3",

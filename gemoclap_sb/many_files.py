@@ -1,4 +1,4 @@
-"""Classify, embed and search many recordings: what `GEmoCLAPClassifier` does with lists of files.
+"""Many recordings and long ones: what `GEmoCLAPClassifier` does beyond one short file.
 
 Files are read and computed as `gemoclap_sb.file_stream` has it; here rows of embeddings
 become rows of answers.
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from gemoclap_sb.audio import AudioError
 from gemoclap_sb.file_stream import WINDOW, FileEmbedding, embed_stream
+from gemoclap_sb.timeline import Timeline
+from gemoclap_sb.timeline import timeline as classify_windows
 from gemoclap_sb.towers import class_log_posteriors
 
 logger = get_logger(__name__)
@@ -64,7 +66,7 @@ class Match:
 
 
 class ManyFiles:
-    """The part of `GEmoCLAPClassifier` that takes lists of files."""
+    """The part of `GEmoCLAPClassifier` that takes lists of files, and files of any length."""
 
     def classify_files(
         self,
@@ -207,6 +209,29 @@ class ManyFiles:
             matches.append(Match(row.path, float(row.embedding @ query)))
         # A stable sort: of equals, the first given comes first.
         return sorted(matches, key=lambda match: -match.similarity)[:top_k]
+
+    def timeline(
+        self,
+        path: str | os.PathLike,
+        window: float = 2.0,
+        hop: float = 0.5,
+        labels: Sequence[str] | Mapping[str, str] | None = None,
+        templates: Sequence[str] | None = None,
+        *,
+        progress: bool = True,
+    ) -> Timeline:
+        """Follow the classes along a recording of any length.
+
+        Parameters
+        ----------
+        path, window, hop, labels, templates, progress
+            See `gemoclap_sb.timeline.timeline`.
+
+        Returns
+        -------
+        Timeline
+        """
+        return classify_windows(self, path, window, hop, labels, templates, progress=progress)
 
 
 def _classification(

@@ -87,7 +87,7 @@ def model_config(model: nn.Module) -> dict[str, Any]:
     """
     if type(model) is not GEmoCLAP:
         raise ConfigurationError(
-            f"a {type(model).__name__} has no text tower to be asked with words; only a GEmoCLAP "
+            f"{type(model).__name__} has no text tower to be asked with words; only a GEmoCLAP "
             "can be exported"
         )
     return {

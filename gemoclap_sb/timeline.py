@@ -27,7 +27,6 @@ from gemoclap_sb.audio import audio_info
 from gemoclap_sb.audio_blocks import audio_blocks
 from gemoclap_sb.file_stream import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS
 from gemoclap_sb.files import atomic_path
-from gemoclap_sb.pictures import INK, PALE
 
 if TYPE_CHECKING:
     from gemoclap_sb.inference import GEmoCLAPClassifier
@@ -38,6 +37,7 @@ __all__ = ["Timeline", "draw_timeline", "timeline"]
 _STRONG, _WEAK = "#184e77", "#b9d0e2"
 _TICK_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
 _MOST_TICKS = 12
+_MOST_TITLE_LETTERS = 50
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,8 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
+    from gemoclap_sb.pictures import INK, PALE
+
     count = len(timeline.labels)
     figure = Figure(figsize=(11, 1.5 + 0.62 * count), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(h_pad=0.03, hspace=0.0)
@@ -227,7 +229,9 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
             heights = np.zeros(len(edges) - 1)
             heights[kept] = shown
             axes.stairs(heights, edges, fill=True, color=colour)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", color=INK, fontsize=11)
+        axes.set_ylabel(
+            label, rotation=0, ha="right", va="center", color=INK, fontsize=11, parse_math=False
+        )
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.5, 1], ["", "½", "1"], fontsize=7)
         axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
@@ -245,7 +249,15 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
     panels[-1].set_xlabel(
         f"{unit} (windows of {timeline.window:g} s every {timeline.hop:g} s)", color=PALE
     )
-    figure.suptitle(Path(timeline.path).name, color=INK, fontsize=13, fontweight="bold")
+    figure.suptitle(
+        _shortened(Path(timeline.path).name),
+        x=0.01,
+        ha="left",
+        color=INK,
+        fontsize=13,
+        fontweight="bold",
+        parse_math=False,
+    )
     figure.legend(
         handles=[Patch(color=_STRONG), Patch(color=_WEAK)],
         labels=["probability, most probable class", "probability, other classes"],
@@ -309,6 +321,12 @@ def _edges(timeline: Timeline) -> tuple[np.ndarray, slice]:
     times = timeline.times
     between = (times[1:] + times[:-1]) / 2
     return np.concatenate([timeline.starts[:1], between, timeline.ends[-1:]]), slice(None)
+
+
+def _shortened(title: str) -> str:
+    """Leave room for the legend beside the title."""
+    half = _MOST_TITLE_LETTERS // 2
+    return title if len(title) <= 2 * half + 1 else f"{title[:half]}…{title[-half:]}"
 
 
 def _clock(seconds: float, longest: float) -> str:

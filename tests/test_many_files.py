@@ -202,3 +202,14 @@ def test_retrieve(classifier, files, caplog):
     assert len(classifier.retrieve(text, files, top_k=99, progress=False)) == len(files)
     with pytest.raises(ValueError, match="top_k: expected 1 or more, found 0"):
         classifier.retrieve(text, files, top_k=0)
+
+
+def test_timeline_follows_the_windows(classifier, files):
+    labels = ["bored", "afraid"]
+    found = classifier.timeline(files[1], window=1.0, hop=0.5, labels=labels, progress=False)
+    wav = classifier.load_audio(files[1])
+    assert found.starts.tolist() == [0.0, 0.5, 1.0]
+    for start, row in zip(found.starts, found.probabilities, strict=True):
+        part = wav[int(start * RATE) : int((start + 1) * RATE)]
+        expected = classifier.classify_batch(part, labels=labels)[0][0].exp()
+        assert row.tolist() == pytest.approx(expected.tolist(), abs=1e-4)

@@ -1,0 +1,166 @@
+"""Utterances a second: `GEmoCLAPClassifier.classify_files` beside stock SpeechBrain.
+
+The rival is a loop of ``EncoderClassifier.classify_file`` on the same exported folder, one
+file at a time, as SpeechBrain's users write it. Both take the same files in the same
+process, in turns that change their order from round to round, after a warm-up. The medians
+over the rounds are compared, and so are all scores: a batch must not change an answer.
+
+    python benchmarks/throughput.py --audio ../shared/data/ravdess16k
+    python benchmarks/throughput.py --audio FOLDER --model EXPORTED_FOLDER --rounds 5
+
+Without `--model`, the model of `hparams/ravdess_scratch.yaml` is exported with random
+weights, which changes what it answers but not how long it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.inference.classifiers import EncoderClassifier
+from torch import Tensor
+
+from gemoclap_sb.audio import audio_info
+from gemoclap_sb.checkpoints import AtomicCheckpointer
+from gemoclap_sb.command_inputs import find_audio
+from gemoclap_sb.configuration import write_run_config
+from gemoclap_sb.export import export
+from gemoclap_sb.inference import GEmoCLAPClassifier
+
+HPARAMS = Path(__file__).resolve().parent.parent / "hparams" / "ravdess_scratch.yaml"
+STOCK, OURS = "stock classify_file, in a loop", "classify_files"
+TOLERANCE = 1e-4
+
+Classify = Callable[[Sequence[str]], Tensor]
+
+
+def export_untrained(folder: Path) -> Path:
+    """Export the model of `hparams/ravdess_scratch.yaml` as it is before training."""
+    with HPARAMS.open(encoding="utf-8") as stream:
+        hparams = load_hyperpyyaml(stream, {"output_folder": str(folder / "run")})
+    clap = hparams["model"]["clap"]
+    write_run_config(folder / "run", clap, hparams["prompts"])
+    AtomicCheckpointer(folder / "run" / "save", {"clap": clap}).save_checkpoint({"uar": 0.0})
+    return export(folder / "run", folder / "exported")
+
+
+def make_ways(model: Path, device: str) -> dict[str, Classify]:
+    """Load the folder both ways.
+
+    Parameters
+    ----------
+    model : Path
+        Exported folder.
+    device : str
+        For both.
+
+    Returns
+    -------
+    dict
+        By name, a function from N paths to probabilities ``[N, C]``.
+    """
+    stock = EncoderClassifier.from_hparams(source=str(model), run_opts={"device": device})
+    ours = GEmoCLAPClassifier.from_pretrained(model, device=device)
+
+    def loop(paths: Sequence[str]) -> Tensor:
+        return torch.cat([stock.classify_file(path)[0].exp().cpu() for path in paths])
+
+    def together(paths: Sequence[str]) -> Tensor:
+        rows = ours.classify_files(paths, progress=False)
+        return torch.tensor([list(row.probabilities.values()) for row in rows])
+
+    return {STOCK: loop, OURS: together}
+
+
+def measure(
+    ways: dict[str, Classify], paths: Sequence[str], rounds: int
+) -> tuple[dict[str, list[float]], float]:
+    """Time every way in every round.
+
+    Parameters
+    ----------
+    ways : dict
+        See `make_ways`.
+    paths : Sequence[str]
+        The files.
+    rounds : int
+        How often each way classifies them all.
+
+    Returns
+    -------
+    seconds : dict
+        By name, of each round.
+    difference : float
+        Largest difference of a probability between any two ways and rounds.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    scores: list[Tensor] = []
+    for classify in ways.values():
+        classify(paths[:: max(1, len(paths) // 16)])
+    for number in range(rounds):
+        order = list(ways.items())
+        for name, classify in reversed(order) if number % 2 else order:
+            start = time.perf_counter()
+            found = classify(paths)
+            seconds[name].append(time.perf_counter() - start)
+            scores.append(found)
+    stacked = torch.stack(scores)
+    return seconds, float((stacked.amax(dim=0) - stacked.amin(dim=0)).max())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, measure, print the table; 1 if the scores differ."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--audio", required=True, help="folder of recordings")
+    parser.add_argument("--model", type=Path, help="exported folder")
+    parser.add_argument("--files", type=int, help="only so many, spread evenly over the folder")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    # SpeechBrain logs every fetch of a file, which takes time and hides the table.
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
+
+    paths = find_audio([options.audio])
+    if options.files is not None:
+        count = min(options.files, len(paths))
+        paths = [paths[i * len(paths) // count] for i in range(count)]
+    hours = sum(audio_info(path).duration for path in paths) / 3600
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or export_untrained(Path(folder))
+        seconds, difference = measure(make_ways(model, options.device), paths, options.rounds)
+
+    what = options.model or f"{HPARAMS.stem} with random weights"
+    print(
+        f"{len(paths)} files, {hours:.2f} h; model: {what}; {options.device}, "
+        f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}; median of {options.rounds} rounds\n"
+    )
+    print("| | utterances/s | slowest to fastest round | times stock |")
+    print("| --- | ---: | ---: | ---: |")
+    base = statistics.median(seconds[STOCK])
+    for name, of in seconds.items():
+        rates = sorted(len(paths) / one for one in of)
+        print(
+            f"| {name} | {len(paths) / statistics.median(of):.1f} "
+            f"| {rates[0]:.1f} to {rates[-1]:.1f} | {base / statistics.median(of):.2f} |"
+        )
+    print(f"\nLargest difference of a probability: {difference:.1e}")
+    if difference > TOLERANCE:
+        print(f"The scores differ by more than {TOLERANCE:g}.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
