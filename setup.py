@@ -39,6 +39,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "parquet": ["pyarrow>=15"],
         "test": ["pytest>=8.0", "hypothesis>=6.100"],
         "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.6", "pre-commit>=3.7", "build>=1.2"],
     },

@@ -225,6 +225,10 @@ def _padding_blocks(attention_mask: Tensor | None) -> BlockMask | None:
     return create_block_mask(is_valid, batch, None, length, length, device=lengths.device)
 
 
+# Uncompiled it is torch's reference. For this bias torch 2.11 generates C++ that does not build.
+_reference_flex_attention = torch.compiler.disable(flex_attention)
+
+
 @functools.cache
 def _compiled_flex_attention() -> object:
     return torch.compile(flex_attention, dynamic=True)
@@ -251,7 +255,8 @@ def _flex(
     def add_bias(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return score + gate[b, h, i] * table[h, j - i + last]
 
-    # Compiled it is the fused kernel; uncompiled, on the CPU, it is torch's reference.
-    uncompiled = on_cpu or torch.compiler.is_compiling()
-    attend = flex_attention if uncompiled else _compiled_flex_attention()
+    if on_cpu:
+        attend = _reference_flex_attention
+    else:
+        attend = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
     return attend(query, key, value, score_mod=add_bias, block_mask=bias.block_mask)

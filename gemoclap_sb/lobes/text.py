@@ -171,9 +171,9 @@ class TextEncoder(HFTransformersInterface):
         self, source: str, save_path: str, cache_dir: str, device: Any = None, **kwargs: Any
     ) -> None:
         # SpeechBrain's hook between reading the configuration and loading the weights.
-        super()._from_pretrained(
-            source, save_path, cache_dir, device, **kwargs, **_without_pooler(self.config)
-        )
+        # A half-precision checkpoint would otherwise keep its own type.
+        kwargs = {"dtype": torch.float32, **kwargs, **_without_pooler(self.config)}
+        super()._from_pretrained(source, save_path, cache_dir, device, **kwargs)
 
     def _set_up(self, tokenizer: PreTrainedTokenizerBase, gradient_checkpointing: bool) -> None:
         # The first token must stay first.

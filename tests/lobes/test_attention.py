@@ -79,6 +79,15 @@ def test_flex_outputs_equal_eager_on_the_cpu(padded):
     assert bias.values.shape == (4, 399)  # one value per distance: no 200 x 200 bias
 
 
+def test_flex_on_the_cpu_survives_compilation():
+    frames, _ = make_batch()
+    attention = FusedWavLMAttention(make_stock(), "flex").eval()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        found = torch.compile(attention, backend="aot_eager")(frames)[0]
+        torch.testing.assert_close(found, attention(frames)[0], atol=1e-6, rtol=0)
+
+
 def test_flex_says_what_it_cannot_do():
     frames, valid = make_batch()
     with pytest.raises(ValueError, match="no backward pass on the CPU.*sdpa"):
