@@ -66,24 +66,29 @@ class AtomicCheckpointer(Checkpointer):
         """
         partial = super().save_checkpoint(meta or {}, end_of_epoch, name, logging.DEBUG)
         ddp_barrier()
-        if partial is None:
-            return None
-        whole = partial.path.with_name(partial.path.name.removeprefix(PARTIAL_PREFIX))
-        if whole.exists():
-            shutil.rmtree(whole)
-        os.replace(partial.path, whole)
-        logger.log(verbosity, "Saved a checkpoint in %s", whole)
-        return Checkpoint(
-            whole,
-            partial.meta,
-            {key: whole / path.name for key, path in partial.paramfiles.items()},
-        )
+        whole = None if partial is None else _renamed(partial)
+        # No process may list the checkpoints while the new one changes its name: they
+        # would disagree about which to delete, and wait for each other for ever.
+        ddp_barrier()
+        if whole is not None:
+            logger.log(verbosity, "Saved a checkpoint in %s", whole.path)
+        return whole
 
     def _new_checkpoint_dirpath(self) -> Path:
         return _partial(super()._new_checkpoint_dirpath())
 
     def _custom_checkpoint_dirpath(self, name: str) -> Path:
         return _partial(super()._custom_checkpoint_dirpath(name))
+
+
+def _renamed(partial: Checkpoint) -> Checkpoint:
+    """Give a complete checkpoint its name."""
+    path = partial.path.with_name(partial.path.name.removeprefix(PARTIAL_PREFIX))
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(partial.path, path)
+    files = {key: path / file.name for key, file in partial.paramfiles.items()}
+    return Checkpoint(path, partial.meta, files)
 
 
 def _partial(path: Path) -> Path:

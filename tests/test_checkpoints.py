@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -72,3 +75,37 @@ def test_history_is_recovered(tmp_path):
     history.append({"epoch": 2, "valid_uar": 0.5})
     checkpointer.recover_if_possible()
     assert history.records == [{"epoch": 1, "valid_uar": 0.25}]
+
+
+def saving_process(rank: int, folder: str) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    # SpeechBrain asks the environment which process it is in.
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    checkpointer = AtomicCheckpointer(f"{folder}/save", {"layer": torch.nn.Linear(2, 2)})
+    if rank == 0:
+        # The main process is slow to rename; the other must not run ahead meanwhile.
+        replace = os.replace
+        os.replace = lambda *paths: (time.sleep(0.2), replace(*paths))
+    for step in range(4):
+        checkpointer.save_and_keep_only(
+            meta={"uar": -step}, max_keys=["uar"], importance_keys=[], num_to_keep=1
+        )
+        names = sorted(path.name for path in checkpointer.checkpoints_dir.iterdir())
+        seen = [None, None]
+        dist.all_gather_object(seen, names)
+        assert seen[0] == seen[1]
+    dist.destroy_process_group()
+
+
+def test_two_processes_agree_about_the_checkpoints(tmp_path):
+    context = torch.multiprocessing.spawn(saving_process, (str(tmp_path),), nprocs=2, join=False)
+    deadline = time.monotonic() + 120
+    while not context.join(timeout=1):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("the processes wait for each other")
+    assert len(list((tmp_path / "save").glob("CKPT*"))) == 2
