@@ -5,7 +5,7 @@ file at a time, as SpeechBrain's users write it. Both take the same files in the
 process, in turns that change their order from round to round, after a warm-up. The medians
 over the rounds are compared, and so are all scores: a batch must not change an answer.
 
-    python benchmarks/throughput.py --audio ../shared/data/ravdess16k
+    python benchmarks/throughput.py --audio /path/to/RAVDESS
     python benchmarks/throughput.py --audio FOLDER --model EXPORTED_FOLDER --rounds 5
 
 Without `--model`, the model of `hparams/ravdess_scratch.yaml` is exported with random

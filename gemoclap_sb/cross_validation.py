@@ -82,14 +82,25 @@ def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
     given = YAML(typ="safe").load(overrides) or {}
     if "fold" in given:
         raise ExperimentError("cross-validation runs all folds: leave --fold out.")
+    if "--debug" in argv:
+        raise ExperimentError("a debug run has no result to sum up: run train.py with --debug.")
     settings = read_settings(hparams_file, given)
+    manifests = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]
+    if manifests:
+        raise ExperimentError(
+            f"--{manifests[0]}: manifests of your own are one split, so there are no folds to "
+            "run; use train.py, once for each split."
+        )
     root = Path(given.get("output_folder") or settings["run_folder"])
     passed = _without_option(argv, "--output_folder")
     folders = [root / f"fold_{fold}" for fold in range(1, int(settings["number_of_folds"]) + 1)]
     for fold, folder in enumerate(folders, start=1):
         own = ["--fold", str(fold), "--output_folder", str(folder)]
         if is_finished(folder):
-            check_settings(folder, read_settings(hparams_file, {**given, "fold": fold}))
+            check_settings(
+                folder,
+                read_settings(hparams_file, {**given, "fold": fold, "output_folder": str(folder)}),
+            )
             print(f"fold {fold}: finished before, in {folder}", flush=True)
             continue
         print(f"fold {fold} of {len(folders)}: {folder}", flush=True)
@@ -124,8 +135,9 @@ def _write_summary(
     )
     # A preparation of the user's own may have a way of its own.
     validation = results[0]["validation"]
+    notes = dict.fromkeys(note for result in results for note in result["notes"])
     summary = cross_validation_summary(
-        results, validation=validation if validation in VALIDATION_NOTES else None
+        results, validation=validation if validation in VALIDATION_NOTES else None, notes=notes
     )
     picture = draw_cross_validation(summary, root / "cv_folds.png")
     command = " ".join(["python", train_script.with_name("cross_validate.py").name, *argv])

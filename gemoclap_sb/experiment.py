@@ -32,6 +32,7 @@ from gemoclap_sb.runs import METRICS, ExperimentError, check_settings, read_sett
 logger = get_logger(__name__)
 
 SPLITS = ("train", "valid", "test")
+DEBUG_METRICS = "debug_metrics.json"
 Prepare = Callable[..., Mapping]
 
 
@@ -87,7 +88,10 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     if if_main_process():
         check_settings(folder, settings)
     with open(hparams_file, encoding="utf-8") as stream:
-        hparams = load_hyperpyyaml(stream, overrides)
+        try:
+            hparams = load_hyperpyyaml(stream, overrides)
+        except (ValueError, OSError) as error:
+            raise ExperimentError(f"{hparams_file}: {error}") from error
     sb.create_experiment_directory(folder, hparams_file, overrides)
 
     manifests = _manifests(hparams, prepare)
@@ -138,11 +142,11 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     history = list(hparams["history"].records)
     brain.evaluate(datasets["test"], max_key="uar", test_loader_kwargs=loaders["test"])
 
-    result = _result(brain, hparams, hparams_file, history)
+    result = _result(brain, hparams, hparams_file, history, manifests)
     if if_main_process():
-        _write(folder, brain, result, history, manifests.get("notes", ()))
         if not brain.debug:
             record_run(folder, time.monotonic() - started, str(brain.device))
+        _write(folder, brain, result, history)
     return result
 
 
@@ -172,7 +176,13 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
         for key, path in given.items():
             if not Path(path).is_file():
                 raise ExperimentError(f"--{key}: no file {path} (seen from {Path.cwd()}).")
-        return {**given, "data_root": data_folder}
+        same = Path(given["valid_csv"]).read_bytes() == Path(given["test_csv"]).read_bytes()
+        return {
+            **given,
+            "data_root": data_folder,
+            "validation": "test" if same else None,
+            "notes": [],
+        }
     if prepare is None or not data_folder:
         raise ExperimentError(
             "no data: give --data_folder (the corpus's folder), or three manifests with "
@@ -194,13 +204,22 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
     # Every process asks; the first writes, the others find the work done.
     try:
         run_on_main(prepare, kwargs=arguments)
-        return dict(prepare(**arguments))
+        prepared = dict(prepare(**arguments))
     except (OSError, ValueError, TypeError) as error:
         raise ExperimentError(f"data preparation: {error}") from error
+    return {
+        **prepared,
+        "validation": hparams.get("prepare_options", {}).get("validation"),
+        "notes": list(prepared.get("notes", [])),
+    }
 
 
 def _result(
-    brain: GEmoCLAPBrain, hparams: Mapping, hparams_file: str, history: Sequence[Mapping]
+    brain: GEmoCLAPBrain,
+    hparams: Mapping,
+    hparams_file: str,
+    history: Sequence[Mapping],
+    manifests: Mapping,
 ) -> dict:
     best = max(history, key=lambda r: (r["valid_uar"], r["epoch"]), default=None)
     return {
@@ -209,32 +228,28 @@ def _result(
         "seed": hparams["seed"],
         "hparams_file": str(hparams_file),
         "experiment": hparams["experiment"],
-        "validation": hparams.get("prepare_options", {}).get("validation"),
+        "validation": manifests["validation"],
+        "notes": list(manifests["notes"]),
         "epoch": best and best["epoch"],
         "valid_uar": best and best["valid_uar"],
     }
 
 
-def _write(
-    folder: Path,
-    brain: GEmoCLAPBrain,
-    result: dict,
-    history: Sequence[Mapping],
-    notes: Sequence[str],
-) -> None:
+def _write(folder: Path, brain: GEmoCLAPBrain, result: dict, history: Sequence[Mapping]) -> None:
     title = f"{result['experiment']}, fold {result['fold']}"
     picture = draw_confusion(brain.test_metrics, folder / "confusion.png", title=title)
     curves = None
     if history:
         curves = draw_training_curves(history, folder / "training.png")
-    # Last, because a folder that has it counts as finished.
-    write_json(folder / METRICS, result)
+    # Last, because a folder that has it counts as finished; a debug run never does.
+    metrics = folder / (DEBUG_METRICS if brain.debug else METRICS)
+    write_json(metrics, result)
     print(f"\n{title}")
     print(metrics_table(brain.test_metrics))
-    for note in notes or [VALIDATION_NOTES.get(result["validation"], "")]:
+    for note in [VALIDATION_NOTES.get(result["validation"]), *result["notes"]]:
         if note:
             print(f"note: {note}")
     print(f"confusion matrix: {picture}")
     if curves:
         print(f"training curves:  {curves}")
-    print(f"metrics:          {folder / METRICS}")
+    print(f"metrics:          {metrics}")

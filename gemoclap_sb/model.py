@@ -57,7 +57,9 @@ class LogitScale(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the temperature, a scalar."""
-        return self.log_scale.exp().clamp(max=self.ceiling)
+        # The gradient passes the ceiling, so that a temperature above it can come back.
+        exceeded = (self.log_scale - math.log(self.ceiling)).clamp(min=0.0).detach()
+        return (self.log_scale - exceeded).exp()
 
 
 class GEmoCLAP(nn.Module):
@@ -252,7 +254,8 @@ class GEmoCLAP(nn.Module):
 
     def class_scores(self, output: ContrastiveOutput, classes: Tensor) -> Tensor:
         """Cosine of each utterance with each class's text, ``[N, C]``."""
-        return output.audio @ classes.T
+        with torch.autocast(output.audio.device.type, enabled=False):
+            return output.audio @ classes.T
 
     def _project(self, projection: nn.Module, vectors: Tensor) -> Tensor:
         # float32, since a half-precision norm costs the cosine two digits.

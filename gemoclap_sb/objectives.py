@@ -189,10 +189,12 @@ def similarity_logits(
             [2., 0.]])
     """
     audio, text = output.audio, output.text
-    if similarity == "cross":
-        return output.audio_scale * audio @ text.T, output.text_scale * text @ audio.T
-    if similarity == "intra":
-        return output.audio_scale * audio @ audio.T, output.text_scale * text @ text.T
+    # Under autocast the products would be rounded to three digits.
+    with torch.autocast(audio.device.type, enabled=False):
+        if similarity == "cross":
+            return output.audio_scale * audio @ text.T, output.text_scale * text @ audio.T
+        if similarity == "intra":
+            return output.audio_scale * audio @ audio.T, output.text_scale * text @ text.T
     raise ValueError(f"similarity: expected one of {SIMILARITIES}, found {similarity!r}.")
 
 

@@ -28,18 +28,12 @@ from gemoclap_sb.files import write_json
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 
-# Keys that may change between a run and its resumption: they say where, how
-# fast and how long, not what.
-FREE_KEYS = frozenset({"output_folder", "run_folder", "data_folder", "num_workers"}) | {
-    "number_of_epochs",
-    "epoch_counter",
-    "train_logger",
-    "checkpointer",
-    "pretrained_folder",
-    "model",
-    "modules",
-    "make_corpus",
-}
+# Keys that say where and how fast, not what: they are not recorded.
+UNRECORDED = frozenset(
+    {"output_folder", "run_folder", "num_workers", "pretrained_folder", "make_corpus"}
+    # Objects whose arguments stand at top level too, or hold paths.
+    | {"epoch_counter", "train_logger", "checkpointer", "model", "modules"}
+)
 
 
 class ExperimentError(RuntimeError):
@@ -98,7 +92,8 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
 def check_settings(folder: str | os.PathLike, settings: dict) -> None:
     """Refuse to go on with a run that was begun with other settings.
 
-    The first call in a folder writes ``settings.json``.
+    Writes ``settings.json`` where nothing has been trained yet. More epochs may be
+    asked of an unfinished run, unless its learning rate follows a schedule over them.
 
     Parameters
     ----------
@@ -113,16 +108,20 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
         If the folder holds a run whose settings differ; it names the keys.
     """
     path = Path(folder) / SETTINGS
-    # A schedule of the learning rate runs over the epochs: their number is part of it.
-    free = FREE_KEYS - {"number_of_epochs"} if "lr_schedule" in settings else FREE_KEYS
-    kept = {key: value for key, value in settings.items() if key not in free}
-    if not path.exists():
+    kept = {key: value for key, value in settings.items() if key not in UNRECORDED}
+    if kept.get("data_folder"):
+        kept["data_folder"] = os.path.realpath(kept["data_folder"])
+    # As JSON gives it back, so that equal settings compare equal.
+    kept = json.loads(json.dumps(kept))
+    begun = is_finished(folder) or any((Path(folder) / "save").glob("CKPT*"))
+    if not (begun and path.exists()):
         write_json(path, kept)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
+    free = set() if is_finished(folder) or "lr_schedule" in kept else {"number_of_epochs"}
     differing = [
         f"{key} (was {before.get(key)!r}, now {kept.get(key)!r})"
-        for key in sorted(before.keys() | kept.keys())
+        for key in sorted((before.keys() | kept.keys()) - free)
         if before.get(key) != kept.get(key)
     ]
     if differing:
@@ -138,7 +137,11 @@ def is_finished(folder: str | os.PathLike) -> bool:
 
 
 def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
-    """Write ``run.json``: time spent (earlier attempts included), versions, machine."""
+    """Write ``run.json``: seconds, versions, machine.
+
+    The seconds are those of this process, added to those of earlier processes that
+    came to their end; what a killed process spent is not known.
+    """
     path = Path(folder) / RUN
     before = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
     packages: Iterable[str] = ("torch", "torchaudio", "speechbrain", "transformers", "gemoclap_sb")

@@ -436,8 +436,9 @@ def _step_sizes(count: int, batch_size: int, num_replicas: int, drop_last: bool)
         return [[batch_size] * num_replicas] * num_steps
     num_steps = max(-(-count // step_size), fewest_steps)
     rest = count - (num_steps - 1) * step_size
-    # One step takes the rest unless that left a process with an empty batch.
-    num_short = 1 if rest >= num_replicas else 2
+    # One step takes the rest unless that left a process with an empty batch, or with a
+    # single utterance: it has nothing to be compared with, and BatchNorm refuses it.
+    num_short = 1 if rest >= 2 * num_replicas or num_steps == 1 else 2
     num_full = num_steps - num_short
     smaller, larger_batches = divmod(count - num_full * step_size, num_short * num_replicas)
     if smaller == 0:

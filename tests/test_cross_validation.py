@@ -98,6 +98,15 @@ def test_every_way_of_validation_has_its_sentence(corpus):
     assert set(load_script(script).VALIDATIONS) <= set(VALIDATION_NOTES)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--debug"], "no result to sum up"), (["--train_csv", "a.csv"], "one split")],
+)
+def test_what_has_no_folds_is_explained(small_corpus, tmp_path, capsys, options, message):
+    assert main(SCRIPT, [*command(small_corpus, tmp_path), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_failed_fold_gives_its_exit_status(tmp_path, capsys):
     assert main(SCRIPT.with_name("train.py"), command(tmp_path / "none", tmp_path)) == 2
     assert "fold 1 failed with exit status 2" in capsys.readouterr().err

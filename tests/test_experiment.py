@@ -200,15 +200,25 @@ def test_distributed_launch_alone_says_how(small_manifests, tmp_path, capsys):
     assert "torchrun --nproc_per_node=N" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--precision", "bf16"], ["--debug"]])
-def test_speechbrain_options_keep_working(small_manifests, tmp_path, options):
+def test_half_precision_keeps_working(small_manifests, tmp_path):
     folder = tmp_path / "run"
-    assert main(None, [*arguments(small_manifests, folder), *options]) == 0
-    result = json.loads((folder / "metrics.json").read_text())
-    assert 0 <= result["uar"] <= 1
-    if "--debug" in options:
-        # Two batches of 32 at most, and no checkpoint left behind.
-        assert not list((folder / "save").glob("CKPT*"))
+    assert main(None, [*arguments(small_manifests, folder), "--precision", "bf16"]) == 0
+    assert 0 <= json.loads((folder / "metrics.json").read_text())["uar"] <= 1
+
+
+def test_debug_run_never_counts_as_finished(small_manifests, tmp_path):
+    folder = tmp_path / "run"
+    assert main(None, [*arguments(small_manifests, folder), "--debug"]) == 0
+    # Two batches of 32 at most, and no checkpoint left behind.
+    assert json.loads((folder / "debug_metrics.json").read_text())["n_test"] <= 64
+    assert not (folder / "metrics.json").exists()
+    assert not list((folder / "save").glob("CKPT*"))
+
+
+def test_validating_on_ones_own_test_manifest_is_said(small_manifests, tmp_path, capsys):
+    both = {**small_manifests, "valid_csv": small_manifests["test_csv"]}
+    assert main(None, arguments(both, tmp_path / "run", number_of_epochs=1)) == 0
+    assert "chosen on the test side itself" in capsys.readouterr().out
 
 
 def scratch_arguments(output: Path, **options: object) -> list[str]:
@@ -300,6 +310,14 @@ def test_unknown_class_is_named(small_manifests, tmp_path, capsys):
     assert "train.csv" in message
 
 
+def test_corrected_command_may_use_the_folder_of_a_failed_start(damaged, tmp_path):
+    manifests, _ = damaged
+    folder = tmp_path / "run"
+    assert main(None, arguments(manifests, folder)) == 2
+    options = {"skip_bad_audio": True, "number_of_epochs": 1}
+    assert main(None, arguments(manifests, folder, **options)) == 0
+
+
 def test_compiled_model_gives_finite_losses(small_manifests, tmp_path, monkeypatch):
     # The eager backend traces as inductor does and needs no compiler.
     monkeypatch.setattr(
@@ -311,4 +329,4 @@ def test_compiled_model_gives_finite_losses(small_manifests, tmp_path, monkeypat
     command = [*arguments(small_manifests, folder), "--compile", "--debug"]
     command += ["--debug_batches", "1", "--debug_epochs", "1"]
     assert main(None, command) == 0
-    assert 0 <= json.loads((folder / "metrics.json").read_text())["uar"] <= 1
+    assert 0 <= json.loads((folder / "debug_metrics.json").read_text())["uar"] <= 1

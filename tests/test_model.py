@@ -204,7 +204,10 @@ def test_logit_scale_has_a_ceiling_and_can_be_fixed():
     scale = LogitScale(14.3)
     with torch.no_grad():
         scale.log_scale.fill_(20.0)
-    assert scale().item() == 100.0
+    assert scale().item() == pytest.approx(100.0)
+    # It can come back from above the ceiling.
+    scale().backward()
+    assert scale.log_scale.grad.item() == pytest.approx(100.0)
     assert not LogitScale(5.0, learnable=False).log_scale.requires_grad
     with pytest.raises(ValueError, match="0 < value <= 100, found 0.0"):
         LogitScale(0.0)

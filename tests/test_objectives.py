@@ -194,7 +194,9 @@ def test_target_rows_are_distributions(target):
 
 def test_half_precision_logits_are_compared_in_float32():
     output = make_output(8, torch.float32)
-    audio_logits, text_logits = similarity_logits(output)
+    with torch.autocast("cpu", torch.bfloat16):
+        audio_logits, text_logits = similarity_logits(output)
+    np.testing.assert_allclose(audio_logits, 9.0 * output.audio @ output.text.T, rtol=1e-6)
     matrix = label_matrix(LABELS["emotion"])
     exact = kl_contrastive_loss(audio_logits, text_logits, matrix)
     with torch.autocast("cpu", torch.bfloat16):

@@ -50,9 +50,15 @@ def test_missing_file_is_named(tmp_path):
         read_settings(tmp_path / "none.yaml")
 
 
+def begin(folder, settings):
+    """A run that has trained for an epoch."""
+    check_settings(folder, settings)
+    (folder / "save/CKPT+1").mkdir(parents=True)
+
+
 def test_other_settings_are_refused_and_named(hparams, tmp_path):
     folder = tmp_path / "run"
-    check_settings(folder, read_settings(hparams))
+    begin(folder, read_settings(hparams))
     check_settings(folder, read_settings(hparams))
     with pytest.raises(ExperimentError, match=r"alpha_e \(was 0.9, now 0.8\)"):
         check_settings(folder, read_settings(hparams, "alpha_e: 0.8"))
@@ -63,8 +69,45 @@ def test_other_settings_are_refused_and_named(hparams, tmp_path):
 
 def test_longer_training_elsewhere_is_the_same_run(hparams, tmp_path):
     folder = tmp_path / "run"
+    begin(folder, read_settings(hparams))
+    longer = read_settings(hparams, "number_of_epochs: 9\noutput_folder: moved")
+    check_settings(folder, longer)
+    # A finished run of three epochs is not one of nine.
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(ExperimentError, match=r"number_of_epochs \(was 3, now 9\)"):
+        check_settings(folder, longer)
+
+
+def test_schedule_over_the_epochs_fixes_their_number(hparams, tmp_path):
+    hparams.write_text(YAML + "lr_schedule: !new:does.not.Exist\n")
+    begin(tmp_path / "run", read_settings(hparams))
+    with pytest.raises(ExperimentError, match="number_of_epochs"):
+        check_settings(tmp_path / "run", read_settings(hparams, "number_of_epochs: 9"))
+
+
+def test_start_that_trained_nothing_binds_nobody(hparams, tmp_path):
+    folder = tmp_path / "run"
     check_settings(folder, read_settings(hparams))
-    check_settings(folder, read_settings(hparams, "number_of_epochs: 9\noutput_folder: moved"))
+    check_settings(folder, read_settings(hparams, "alpha_e: 0.8"))
+    (folder / "save/CKPT+1").mkdir(parents=True)
+    with pytest.raises(ExperimentError, match=r"alpha_e \(was 0.8, now 0.9\)"):
+        check_settings(folder, read_settings(hparams))
+
+
+def test_another_corpus_is_another_run(hparams, tmp_path, monkeypatch):
+    hparams.write_text(YAML + "data_folder: corpus\n")
+    monkeypatch.chdir(tmp_path)
+    begin(tmp_path / "run", read_settings(hparams))
+    # The same folder under another spelling is the same.
+    check_settings(tmp_path / "run", read_settings(hparams, f"data_folder: {tmp_path}/corpus"))
+    with pytest.raises(ExperimentError, match="data_folder"):
+        check_settings(tmp_path / "run", read_settings(hparams, "data_folder: other"))
+
+
+def test_labels_may_be_numbers(hparams, tmp_path):
+    hparams.write_text(YAML + "words: {0: low, 1: high}\n")
+    begin(tmp_path / "run", read_settings(hparams))
+    check_settings(tmp_path / "run", read_settings(hparams))
 
 
 def test_seconds_add_up_over_attempts(tmp_path):

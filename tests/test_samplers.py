@@ -387,3 +387,14 @@ def test_length_sorted_batches_drive_a_data_loader(durations):
 def test_wrong_limits_are_named(limits, message):
     with pytest.raises(ValueError, match=message):
         length_sorted_batches([1.0], **limits)
+
+
+@hypothesis_settings(deadline=None)
+@given(st.integers(2, 400), st.integers(3, 40), st.integers(0, 5))
+def test_no_batch_of_a_single_utterance(count, batch_size, epoch):
+    # BatchNorm refuses it, and a contrastive loss has nothing to compare.
+    sampler = LengthPooledBatchSampler(np.linspace(1, 9, count), batch_size)
+    sizes = [len(batch) for batch in sampler.batches(epoch)]
+    assert min(sizes) >= 2
+    assert max(sizes) <= batch_size
+    assert sum(sizes) == count
