@@ -46,6 +46,10 @@ def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None
         for name, tensor in tensors.items()
     }
     save_file(plain, str(path), metadata={"format": "pt"})
+    # safetensors writes for the owner's eyes only; a model is for others too.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
 
 
 def load_weights(module: nn.Module, path: str | os.PathLike, others: bool = False) -> None:

@@ -376,3 +376,18 @@ def test_push_of_half_an_export_is_refused(exported, tmp_path):
     with pytest.raises(ExportError, match=r"found no README\.md"):
         push_to_hub(folder, "me/clap", api=api)
     assert api.calls == []
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path):
+    import os
+
+    import torch
+
+    from gemoclap_sb.weights import save_weights
+
+    previous = os.umask(0o022)
+    try:
+        save_weights({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
