@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import hypothesis
 import speechbrain  # noqa: F401
 from speechbrain.utils.importutils import LazyModule
 
@@ -12,3 +13,7 @@ from speechbrain.utils.importutils import LazyModule
 for module in list(sys.modules.values()):
     if isinstance(module, LazyModule):
         module.__dict__.setdefault("__file__", None)
+
+# A busy machine is slow at times; that is no failure of the code.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
