@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.audio import AudioError
@@ -147,6 +148,10 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
         if not brain.debug:
             record_run(folder, time.monotonic() - started, str(brain.device))
         _write(folder, brain, result, history)
+    if torch.distributed.is_initialized():
+        # Left to the interpreter's end, the group's threads can abort a process.
+        ddp_barrier()
+        torch.distributed.destroy_process_group()
     return result
 
 
