@@ -48,7 +48,8 @@ class LengthPooledBatchSampler(BatchSampler):
     sorted by length and cut into batches, then the batches of all pools are
     shuffled. Equal lengths stay in shuffled order. Every batch is full except the
     last of the epoch, whose place on the length scale is drawn too, so that no
-    length is favoured by sitting in the short batch.
+    length is favoured by sitting in the short batch. A single utterance left over
+    shares with the batch before it: alone it has nothing to be compared with.
 
     Pass it as `batch_sampler` in SpeechBrain's `train_loader_kwargs`, without
     `batch_size`, `shuffle`, `sampler` and `drop_last`. **Call `set_epoch` before
