@@ -16,7 +16,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["gemoclap_sb", "gemoclap_sb.*"]),
     package_data={"gemoclap_sb": ["py.typed"]},
-    entry_points={"console_scripts": ["gemoclap = gemoclap_sb.cli:main"]},
+    entry_points={"console_scripts": ["gemoclap = gemoclap_sb.cli.parser:main"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         # torchaudio 2.11.0 is the last release, and it loads beside this torch only.

@@ -16,8 +16,8 @@ import torch
 from padding import random_batches, read_column
 from torch import Tensor
 
-from gemoclap_sb.prompts import Prompts
-from gemoclap_sb.samplers import LengthPooledBatchSampler, length_sorted_batches
+from gemoclap_sb.data.prompts import Prompts
+from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
 
 SAMPLE_RATE = 16000
 SHORTEST_SECONDS = 0.05

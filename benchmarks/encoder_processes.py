@@ -21,8 +21,8 @@ import transformers
 MEBIBYTE = 1024**2
 _PRELOADED = [
     "gemoclap_sb.lobes",
-    "gemoclap_sb.model",
-    "gemoclap_sb.samplers",
+    "gemoclap_sb.models.gemoclap",
+    "gemoclap_sb.data.samplers",
     "speechbrain.integrations.huggingface.hubert",
     "speechbrain.integrations.huggingface.textencoder",
     "speechbrain.integrations.huggingface.wavlm",

@@ -16,11 +16,15 @@ from encoder_batches import PROMPTS, Batch, Corpus, epoch_batches, make_batch, t
 from encoder_processes import MeasurementError, PeakMemory
 from torch import Tensor, nn
 
+from gemoclap_sb.data.samplers import speech_share
 from gemoclap_sb.lobes import SSLEncoder, TextEncoder
 from gemoclap_sb.lobes.pooling import MaskedMeanPooling
-from gemoclap_sb.model import GEmoCLAP
-from gemoclap_sb.objectives import EmoCLAPObjective, MultiTaskObjective, SoftLabelObjective
-from gemoclap_sb.samplers import speech_share
+from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.objectives.contrastive import (
+    EmoCLAPObjective,
+    MultiTaskObjective,
+    SoftLabelObjective,
+)
 
 EMBEDDING_SIZE = 512
 LEARNING_RATE = 2e-5

@@ -17,7 +17,7 @@ from speechbrain.integrations.huggingface.wavlm import WavLM
 from speechbrain.nnet.pooling import StatisticsPooling
 from torch import Tensor, nn
 
-from gemoclap_sb.model import GEmoCLAP
+from gemoclap_sb.models.gemoclap import GEmoCLAP
 
 # SpeechBrain has no lobe for data2vec-audio; its wav2vec 2.0 lobe loads it.
 STOCK_LOBES = {"wavlm": WavLM, "hubert": HuBERT, "wav2vec2": Wav2Vec2, "data2vec": Wav2Vec2}

@@ -66,7 +66,7 @@ from encoder_report import (
 from encoder_rounds import ALL, STOCK, Rounds, all_together, rows_of
 from encoder_steps import Setting, heads_ratio
 
-from gemoclap_sb.samplers import speech_share
+from gemoclap_sb.data.samplers import speech_share
 
 PARTS = ("attention", "heads", "rows")
 # Duration scale, batches and rounds by size on the CPU; base fits two cores and ten minutes.

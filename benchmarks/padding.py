@@ -26,7 +26,7 @@ import numpy as np
 from speechbrain.dataio.sampler import DynamicBatchSampler, ReproducibleRandomSampler
 from torch.utils.data import BatchSampler
 
-from gemoclap_sb.samplers import LengthPooledBatchSampler, length_sorted_batches, speech_share
+from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches, speech_share
 
 Batches = list[list[int]]
 SAMPLE_RATE = 16000

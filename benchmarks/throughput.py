@@ -29,12 +29,12 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference.classifiers import EncoderClassifier
 from torch import Tensor
 
-from gemoclap_sb.audio import audio_info
-from gemoclap_sb.checkpoints import AtomicCheckpointer
-from gemoclap_sb.command_inputs import find_audio
-from gemoclap_sb.configuration import write_run_config
-from gemoclap_sb.export import export
-from gemoclap_sb.inference import GEmoCLAPClassifier
+from gemoclap_sb.cli.inputs import find_audio
+from gemoclap_sb.data.audio import audio_info
+from gemoclap_sb.export.folder import export
+from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+from gemoclap_sb.models.configuration import write_run_config
+from gemoclap_sb.training.checkpoints import AtomicCheckpointer
 
 HPARAMS = Path(__file__).resolve().parent.parent / "hparams" / "ravdess_scratch.yaml"
 STOCK, OURS = "stock classify_file, in a loop", "classify_files"

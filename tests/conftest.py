@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from gemoclap_sb.demo_corpus import make_demo_corpus
+from gemoclap_sb.synthetic.corpus import make_demo_corpus
 from tests.small_models import FAMILIES, save_small_roberta, save_small_ssl
 
 ROOT = Path(__file__).resolve().parent.parent

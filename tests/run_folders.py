@@ -9,9 +9,9 @@ import numpy as np
 import soundfile
 import torch
 
-from gemoclap_sb.checkpoints import AtomicCheckpointer
-from gemoclap_sb.configuration import write_run_config
-from gemoclap_sb.export import export
+from gemoclap_sb.data.prompts import Prompts
+from gemoclap_sb.evaluation.metrics import classification_metrics
+from gemoclap_sb.export.folder import export
 from gemoclap_sb.files import write_json
 from gemoclap_sb.lobes import (
     AttentiveStatisticsPooling,
@@ -20,9 +20,9 @@ from gemoclap_sb.lobes import (
     SSLEncoder,
     TextEncoder,
 )
-from gemoclap_sb.metrics import classification_metrics
-from gemoclap_sb.model import GEmoCLAP
-from gemoclap_sb.prompts import Prompts
+from gemoclap_sb.models.configuration import write_run_config
+from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.training.checkpoints import AtomicCheckpointer
 from tests.small_models import save_small_roberta, save_small_ssl
 
 RATE = 16000

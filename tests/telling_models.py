@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gemoclap_sb.model import GEmoCLAP, pool_frames
+from gemoclap_sb.models.gemoclap import GEmoCLAP, pool_frames
 from tests.run_folders import RATE, make_prompts, scratch_model
 
 

@@ -9,10 +9,10 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from gemoclap_sb.brain import GEmoCLAPBrain, needed_attributes
-from gemoclap_sb.dataio import build_dataset, train_loader_options
-from gemoclap_sb.manifests import read_manifest
-from gemoclap_sb.runs import read_settings
+from gemoclap_sb.data.datasets import build_dataset, train_loader_options
+from gemoclap_sb.data.manifests import read_manifest
+from gemoclap_sb.training.brain import GEmoCLAPBrain, needed_attributes
+from gemoclap_sb.training.run_folder import read_settings
 
 HPARAMS = Path(__file__).resolve().parent.parent / "hparams"
 EXPERIMENTS = sorted(path.stem for path in HPARAMS.glob("*.yaml"))

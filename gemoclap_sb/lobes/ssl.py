@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from gemoclap_sb.lobes.adapters import insert_lora
 from gemoclap_sb.lobes.attention import fuse_wavlm_attention
 from gemoclap_sb.lobes.lengths import mask_from_lengths, sample_lengths
-from gemoclap_sb.lobes.masking import (
+from gemoclap_sb.lobes.padding import (
     attention_mask,
     front_end_features,
     normalize_waveforms,

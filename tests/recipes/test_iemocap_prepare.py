@@ -13,7 +13,7 @@ import pandas
 import pytest
 import soundfile
 
-from gemoclap_sb.manifests import COLUMNS, read_manifest
+from gemoclap_sb.data.manifests import COLUMNS, read_manifest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "IEMOCAP" / "gemoclap" / "iemocap_prepare.py"

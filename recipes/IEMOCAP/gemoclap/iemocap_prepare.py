@@ -21,9 +21,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gemoclap_sb.audio import AudioError, audio_info
-from gemoclap_sb.manifests import clean_text
-from gemoclap_sb.preparation import (
+from gemoclap_sb.data.audio import AudioError, audio_info
+from gemoclap_sb.data.manifests import clean_text
+from gemoclap_sb.data.preparation import (
     Quirks,
     compare_counts,
     decode_text,
@@ -31,7 +31,7 @@ from gemoclap_sb.preparation import (
     visible_files,
     write_preparation,
 )
-from gemoclap_sb.splits import split_fold
+from gemoclap_sb.data.splits import split_fold
 
 CLASS_OF_LABEL = {"ang": "ang", "hap": "hap", "exc": "hap", "neu": "neu", "sad": "sad"}
 EXPECTED = {

@@ -11,7 +11,7 @@ import sys
 
 from iemocap_prepare import prepare_iemocap
 
-from gemoclap_sb.experiment import main
+from gemoclap_sb.training.experiment import main
 
 if __name__ == "__main__":
     sys.exit(main(prepare_iemocap))

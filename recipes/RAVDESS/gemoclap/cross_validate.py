@@ -7,7 +7,7 @@ python cross_validate.py hparams/FILE.yaml --data_folder FOLDER [--key value ...
 import sys
 from pathlib import Path
 
-from gemoclap_sb.cross_validation import main
+from gemoclap_sb.training.cross_validation import main
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).with_name("train.py")))

@@ -22,15 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemoclap_sb.audio import AudioError, audio_info
-from gemoclap_sb.preparation import (
+from gemoclap_sb.data.audio import AudioError, audio_info
+from gemoclap_sb.data.preparation import (
     Quirks,
     compare_counts,
     finished_preparation,
     visible_files,
     write_preparation,
 )
-from gemoclap_sb.splits import split_fold
+from gemoclap_sb.data.splits import split_fold
 
 EMOTIONS = {
     "01": "neu",

@@ -8,7 +8,7 @@ import sys
 
 from ravdess_prepare import prepare_ravdess
 
-from gemoclap_sb.experiment import main
+from gemoclap_sb.training.experiment import main
 
 if __name__ == "__main__":
     sys.exit(main(prepare_ravdess))

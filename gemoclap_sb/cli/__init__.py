@@ -1,0 +1,1 @@
+"""The command `gemoclap`. Nothing here imports torch before it is needed."""

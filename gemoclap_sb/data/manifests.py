@@ -1,0 +1,394 @@
+"""Manifests: the CSV files that stand between a corpus and everything else.
+
+One row is one utterance::
+
+    ID,duration,wav,spk_id,gender,emotion,session,transcript
+
+``duration`` is in seconds, ``wav`` may start with ``$data_root``, ``gender`` is
+``F`` or ``M``, ``emotion`` a short code such as ``ang``. More columns may
+follow. The files are SpeechBrain's own CSV format
+(:func:`speechbrain.dataio.dataio.load_data_csv`) and plain CSV for pandas.
+
+Whoever writes such a file for a corpus trains on it without a prepare script,
+so reading checks what a hand-made file gets wrong, all of it at once and each
+with its row, before the first batch is made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from gemoclap_sb.data.audio import AudioError, check_audio
+from gemoclap_sb.data.splits import stratified_split
+from gemoclap_sb.files import atomic_path
+
+__all__ = [
+    "COLUMNS",
+    "ManifestError",
+    "clean_text",
+    "read_manifest",
+    "stratified_split",
+    "write_manifest",
+]
+
+logger = get_logger(__name__)
+
+COLUMNS = ("ID", "duration", "wav", "spk_id", "gender", "emotion", "session", "transcript")
+
+# SpeechBrain takes every such word in every column for a variable.
+_VARIABLE = re.compile(r"\$([\w.]+)")
+_DATA_ROOT = "data_root"
+_MOST_PROBLEMS_SHOWN = 20
+_FILES_WORTH_A_PROGRESS_BAR = 500
+_DURATION_TOLERANCE_SECONDS = 0.1
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used as it is; the message names file and row."""
+
+
+def clean_text(text: str) -> str:
+    r"""Make any text safe for one cell of a manifest.
+
+    Control characters and runs of white space become one space, and a ``$``
+    loses its hold on the word after it, which SpeechBrain's CSV reader would
+    otherwise take for the name of a variable.
+
+    Parameters
+    ----------
+    text : str
+        Any text, such as a line of a transcription.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> clean_text("  It costs $50,\tyou\0 know.\r\n")
+    'It costs $ 50, you know.'
+    """
+    printable = "".join(" " if _is_control(character) else character for character in text)
+    return _VARIABLE.sub(r"$ \1", " ".join(printable.split()))
+
+
+def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a manifest, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The CSV file to write or to replace.
+    rows : iterable of mapping
+        One mapping per utterance with every column of :data:`COLUMNS`; other
+        keys become further columns, in the order of the first row. White space
+        around a value is not kept.
+
+    Raises
+    ------
+    ManifestError
+        If there are no rows, if a row lacks a column or has one that the first
+        row lacks, if two rows share an ID, or if a value has a line break or a
+        ``$variable`` other than ``$data_root`` (see :func:`clean_text`).
+
+    Examples
+    --------
+    >>> path = getfixture("tmp_path") / "train.csv"
+    >>> write_manifest(path, [{
+    ...     "ID": "a1", "duration": 1.5, "wav": "$data_root/a1.wav", "spk_id": "a",
+    ...     "gender": "F", "emotion": "hap", "session": "1", "transcript": "Oh, good.",
+    ... }])
+    >>> print(path.read_text(), end="")
+    ID,duration,wav,spk_id,gender,emotion,session,transcript
+    a1,1.5,$data_root/a1.wav,a,F,hap,1,"Oh, good."
+    """
+    rows = [dict(row) for row in rows]
+    if not rows:
+        raise ManifestError(f"Cannot write {path}: there are no rows.")
+    columns = [*COLUMNS, *(key for key in rows[0] if key not in COLUMNS)]
+    seen: dict[str, int] = {}
+    cells = []
+    for number, row in enumerate(rows, start=1):
+        where = f"Cannot write {path}: row {number} (ID {row.get('ID')!r})"
+        if missing := [name for name in columns if name not in row]:
+            raise ManifestError(f"{where} has no {', '.join(missing)}.")
+        if extra := [name for name in row if name not in columns]:
+            raise ManifestError(f"{where} has {', '.join(extra)}, which the first row has not.")
+        values = [str(row[name]).strip() for name in columns]
+        if values[0] in seen:
+            raise ManifestError(f"{where} has the same ID as row {seen[values[0]]}.")
+        seen[values[0]] = number
+        for name, value in zip(columns, values, strict=True):
+            if any(map(_is_control, value)):
+                raise ManifestError(
+                    f"{where}: {name} has a line break or a control character: {value!r}. "
+                    "clean_text removes them."
+                )
+            if unknown := [word for word in _VARIABLE.findall(value) if word != _DATA_ROOT]:
+                raise ManifestError(
+                    f"{where}: SpeechBrain would read ${unknown[0]} in {name} as a variable: "
+                    f"{value!r}. Only $data_root may be used; clean_text sets others apart."
+                )
+        cells.append(values)
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(cells)
+
+
+def read_manifest(
+    path: str | os.PathLike,
+    data_root: str | os.PathLike | None = None,
+    classes: Mapping[str, Collection[str]] | None = None,
+    skip_bad_audio: bool = False,
+    required: Collection[str] = COLUMNS,
+) -> dict[str, dict[str, Any]]:
+    r"""Read a manifest and check every row of it and every audio file it names.
+
+    Headers are always read. Files of float samples are decoded and looked
+    through for NaN; integer samples cannot hold it.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The CSV file, UTF-8, with commas.
+    data_root : str or os.PathLike, optional
+        Folder that takes the place of ``$data_root``.
+    classes : mapping of str to collection of str, optional
+        Allowed values per column, such as ``{"emotion": ("ang", "neu")}``.
+        Columns that are not named are not checked.
+    skip_bad_audio : bool
+        Leave out rows whose audio is missing, unreadable, zero-length or has
+        NaN, with a warning each, instead of raising. Every file is decoded.
+    required : collection of str
+        Columns that must be there, besides ``ID``, ``wav`` and those of
+        ``classes``. Without a ``duration`` column it comes from the header.
+
+    Returns
+    -------
+    dict of str to dict
+        Rows by ID in the order of the file, for
+        :class:`speechbrain.dataio.dataset.DynamicItemDataset`. ``duration`` is
+        a float, everything else a string; further columns are kept.
+
+    Raises
+    ------
+    ManifestError
+        Naming the file and, for each problem, its row (data rows from 1), its
+        line in the file, and its ID: a missing column, a class that is not
+        allowed, a duplicate ID, a ``duration`` that is no positive number, bad
+        audio, ``$data_root`` without ``data_root``; or if no row is left.
+
+    Examples
+    --------
+    >>> import numpy, soundfile
+    >>> folder = getfixture("tmp_path")
+    >>> soundfile.write(folder / "a.wav", numpy.zeros(8000), 16000)
+    >>> _ = (folder / "all.csv").write_text(
+    ...     "ID,duration,wav,spk_id,gender,emotion,session,transcript\n"
+    ...     "a,0.5,$data_root/a.wav,s1,F,neu,1,Fine.\n"
+    ... )
+    >>> rows = read_manifest(folder / "all.csv", folder, {"emotion": ("ang", "neu")})
+    >>> rows["a"]["duration"], rows["a"]["wav"] == str(folder / "a.wav")
+    (0.5, True)
+    """
+    path = Path(path)
+    classes = dict(classes or {})
+    records, problems = _read_records(path, {"ID", "wav", *required, *classes})
+    _check_data_root(path, records, data_root)
+    first: dict[str, _Record] = {}
+    for record in records:
+        found = list(_check_cells(record, classes, data_root))
+        earlier = first.setdefault(record.cells["ID"], record)
+        if earlier is not record:
+            found.append(f"duplicate ID, first used in {earlier.where}")
+        problems += [f"{record.where}: {problem}" for problem in found]
+
+    unusable, false_durations = _check_files(path, records, decode=skip_bad_audio)
+    problems += false_durations if skip_bad_audio else [*unusable, *false_durations]
+    if problems:
+        raise ManifestError(_summary(path, problems))
+    for line in unusable:
+        logger.warning("%s, %s Left out.", path, line)
+    rows = {name: record.cells for name, record in first.items() if record.usable}
+    if not rows:
+        raise ManifestError(
+            f"{path}: no row is left, the audio of all {len(records)} is unusable; first: "
+            f"{unusable[0]}"
+        )
+    for cells in rows.values():
+        # SpeechBrain provides the ID itself, under the key "id".
+        del cells["ID"]
+    return rows
+
+
+@dataclass
+class _Record:
+    """The cells of one row and where it stands in its file."""
+
+    cells: dict[str, Any]
+    where: str
+    has_path: bool = True
+    usable: bool = True
+
+
+def _read_records(path: Path, wanted: Collection[str]) -> tuple[list[_Record], list[str]]:
+    """Read the rows as they stand, and say which do not fit the first line."""
+    if not path.is_file():
+        raise ManifestError(f"Manifest {path} is missing.")
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first name.
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{path} is not UTF-8 (byte {error.start}). Save it as a CSV file in UTF-8."
+        ) from error
+    # skipinitialspace, as SpeechBrain reads it.
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
+    header = next(reader, [])
+    _check_header(path, header, wanted)
+    records: list[_Record] = []
+    problems: list[str] = []
+    number, line = 0, reader.line_num + 1
+    for values in reader:
+        if values:
+            number += 1
+            if len(values) == len(header):
+                cells = dict(zip(header, values, strict=True))
+                records.append(_Record(cells, f"row {number} (line {line}), ID {cells['ID']!r}"))
+            else:
+                problems.append(
+                    f"row {number} (line {line}), which begins with {values[0]!r}: expected "
+                    f"{len(header)} cells as in the first line, found {len(values)}. A value with "
+                    "a comma must stand in quotes"
+                )
+        line = reader.line_num + 1
+    if number == 0:
+        raise ManifestError(f"{path} has no rows below its first line.")
+    return records, problems
+
+
+def _check_header(path: Path, header: list[str], wanted: Collection[str]) -> None:
+    if missing := [name for name in (*COLUMNS, *wanted) if name in wanted and name not in header]:
+        hint = " Columns must be separated by commas." if len(header) == 1 else ""
+        raise ManifestError(
+            f"{path}: missing column {', '.join(dict.fromkeys(missing))}. Found the columns "
+            f"{', '.join(header) or 'none'}.{hint}"
+        )
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise ManifestError(f"{path}: column {', '.join(repeated)} appears more than once.")
+    if "id" in header:
+        raise ManifestError(
+            f"{path}: SpeechBrain reserves the column name 'id'. Rename it; 'ID' stays."
+        )
+
+
+def _check_data_root(
+    path: Path, records: list[_Record], data_root: str | os.PathLike | None
+) -> None:
+    rooted = [record for record in records if f"${_DATA_ROOT}" in record.cells["wav"]]
+    if rooted and (data_root is None or not Path(data_root).is_dir()):
+        given = "no data root was given" if data_root is None else f"{data_root} is no folder"
+        raise ManifestError(
+            f"{path}: the wav of {len(rooted)} rows has $data_root (first: {rooted[0].where}), but "
+            f"{given}. Pass the folder that these paths start from as data_root (--data_folder "
+            "on the command line)."
+        )
+
+
+def _check_cells(
+    record: _Record,
+    classes: Mapping[str, Collection[str]],
+    data_root: str | os.PathLike | None,
+) -> Iterator[str]:
+    """Yield what is wrong with a row, its audio aside, and give its cells their final values."""
+    cells = record.cells
+    if not cells["ID"]:
+        yield "the ID is empty"
+    if not cells["wav"]:
+        record.has_path = False
+        yield "the wav is empty"
+    if unknown := [word for word in _VARIABLE.findall(cells["wav"]) if word != _DATA_ROOT]:
+        record.has_path = False
+        yield f"wav {cells['wav']!r} has ${unknown[0]}; only $data_root is replaced"
+    for name, allowed in classes.items():
+        if cells[name] not in allowed:
+            yield (f"{name} is {cells[name]!r}, expected one of {', '.join(map(str, allowed))}")
+    if data_root is not None:
+        for name, value in cells.items():
+            if isinstance(value, str):
+                cells[name] = _VARIABLE.sub(
+                    lambda match: str(data_root) if match[1] == _DATA_ROOT else match[0], value
+                )
+
+
+def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list[str], list[str]]:
+    """Check every audio file, mark the unusable, and compare durations with the audio's."""
+    unusable, problems, differing = [], [], []
+    progress = tqdm(
+        [record for record in records if record.has_path],
+        desc=f"checking the audio of {path.name}",
+        # None: on a terminal only, so that log files stay readable.
+        disable=True if len(records) < _FILES_WORTH_A_PROGRESS_BAR else None,
+    )
+    for record in progress:
+        wav = record.cells["wav"]
+        try:
+            seconds = check_audio(wav, decode=decode).duration
+        except AudioError as error:
+            started = "" if os.path.isabs(wav) else f" (Relative paths start from {os.getcwd()}.)"
+            unusable.append(f"{record.where}: {error}{started}")
+            record.usable = False
+            continue
+        stated = _as_seconds(record.cells.get("duration", seconds))
+        if not 0 < stated < math.inf:
+            problems.append(
+                f"{record.where}: duration is {record.cells['duration']!r}, expected a positive "
+                "number of seconds"
+            )
+        elif abs(stated - seconds) > _DURATION_TOLERANCE_SECONDS:
+            differing.append(f"{record.where}: {stated:g} s stated, {seconds:g} s in the audio")
+            stated = seconds
+        record.cells["duration"] = stated
+    if differing:
+        logger.warning(
+            "%s: %d rows state another duration than their audio has, which is used instead; "
+            "first: %s.",
+            path,
+            len(differing),
+            differing[0],
+        )
+    return unusable, problems
+
+
+def _as_seconds(value: str | float) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def _summary(path: Path, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{path}, {problems[0]}"
+    shown = [f"  {path.name}, {problem}" for problem in problems[:_MOST_PROBLEMS_SHOWN]]
+    if len(problems) > len(shown):
+        shown.append(f"  and {len(problems) - len(shown)} more")
+    return "\n".join([f"{path} has {len(problems)} problems:", *shown])
+
+
+def _is_control(character: str) -> bool:
+    # The line breaks that str.splitlines knows besides \n are of these categories too.
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp")

@@ -1,0 +1,1 @@
+"""WAR, UAR, tables and figures."""

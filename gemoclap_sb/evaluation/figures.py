@@ -1,0 +1,284 @@
+"""Pictures of the figures in :mod:`gemoclap_sb.evaluation.metrics`.
+
+matplotlib is imported only when something is drawn, and used through its object-oriented
+interface (https://matplotlib.org/stable/gallery/user_interfaces/canvasagg.html), so that
+importing or calling this room never opens a window nor touches pyplot's global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gemoclap_sb.evaluation.metrics import ClassificationMetrics
+from gemoclap_sb.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_confusion", "draw_cross_validation", "draw_training_curves"]
+
+WAR_COLOUR, UAR_COLOUR, INK, PALE = "#2f6690", "#e08e45", "#22303c", "#6b7a88"
+HISTORY_KEYS = ("epoch", "train_loss", "valid_loss", "valid_war", "valid_uar")
+
+
+def draw_confusion(
+    metrics: ClassificationMetrics, path: str | Path, title: str = "Confusion matrix"
+) -> Path:
+    """Draw a confusion matrix: colours by recall, counts and percentages in the cells.
+
+    Parameters
+    ----------
+    metrics : ClassificationMetrics
+    path : str or Path
+        The PNG to write; it is written whole or not at all.
+    title : str
+        Heading of the picture; WAR, UAR and the number of utterances follow below it.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from gemoclap_sb.evaluation.metrics import classification_metrics
+    >>> metrics = classification_metrics([0, 0, 1], [0, 1, 1], ["ang", "sad"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_confusion(metrics, Path(folder) / "confusion.png").name
+    'confusion.png'
+    """
+    side = _confusion_side(metrics)
+    figure = _figure(side + 1.3, side + 0.9)
+    axes = figure.add_subplot()
+    _confusion_on(axes, metrics)
+    heading = f"WAR {percent(metrics.war)}   UAR {percent(metrics.uar)}   n = {metrics.n_test}"
+    # Both lines belong to the axes, so that they share the matrix's centre.
+    axes.set_title(title, color=INK, fontsize=13, fontweight="bold", pad=28)
+    axes.text(0.5, 1.03, heading, color=PALE, fontsize=10, ha="center", transform=axes.transAxes)
+    return _save(figure, path)
+
+
+def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Path:
+    """Draw losses and validation figures over the epochs.
+
+    The epoch with the best validation UAR, whose checkpoint is kept, is marked.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        One per epoch: epoch, train_loss, valid_loss, valid_war, valid_uar (fractions).
+    path : str or Path
+        The PNG to write; it is written whole or not at all.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    ValueError
+        If there is no epoch or an epoch lacks a key.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> history = [
+    ...     {"epoch": 1, "train_loss": 2.0, "valid_loss": 2.1, "valid_war": 0.4, "valid_uar": 0.3},
+    ...     {"epoch": 2, "train_loss": 1.0, "valid_loss": 1.5, "valid_war": 0.7, "valid_uar": 0.6},
+    ... ]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_training_curves(history, Path(folder) / "curves.png").name
+    'curves.png'
+    """
+    if not history:
+        raise ValueError("nothing to draw: expected the figures of at least one epoch")
+    for number, epoch in enumerate(history, start=1):
+        if missing := [key for key in HISTORY_KEYS if key not in epoch]:
+            raise ValueError(f"entry {number} of the history lacks {', '.join(missing)}")
+    series = {key: np.array([epoch[key] for epoch in history], float) for key in HISTORY_KEYS}
+    epochs = series["epoch"]
+    best = int(np.nanargmax(series["valid_uar"])) if np.isfinite(series["valid_uar"]).any() else 0
+    # A single epoch is a point, which a bare line would not show.
+    style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4}
+
+    figure = _figure(10, 4)
+    losses, scores = figure.subplots(1, 2)
+    losses.plot(epochs, series["train_loss"], color=PALE, label="training", **style)
+    losses.plot(epochs, series["valid_loss"], color=WAR_COLOUR, label="validation", **style)
+    scores.plot(epochs, 100 * series["valid_war"], color=WAR_COLOUR, label="WAR", **style)
+    scores.plot(epochs, 100 * series["valid_uar"], color=UAR_COLOUR, label="UAR", **style)
+    scores.scatter(
+        epochs[best],
+        100 * series["valid_uar"][best],
+        s=130,
+        facecolors="none",
+        edgecolors=INK,
+        linewidths=1.5,
+        zorder=3,
+        label=f"best UAR {percent(series['valid_uar'][best])}, epoch {int(epochs[best])}",
+    )
+    for axes, name, unit in ((losses, "Loss", "loss"), (scores, "Validation", "%")):
+        axes.set_title(name, color=INK, fontsize=12, fontweight="bold")
+        axes.set_xlabel("epoch", color=INK)
+        axes.set_ylabel(unit, color=INK)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(frameon=False, labelcolor=INK)
+        _tidy(axes)
+    return _save(figure, path)
+
+
+def draw_cross_validation(
+    summary: Mapping[str, Any], path: str | Path, title: str = "Cross-validation"
+) -> Path:
+    """Draw WAR and UAR of each fold with their means, and the pooled confusion.
+
+    Parameters
+    ----------
+    summary : mapping
+        What :func:`gemoclap_sb.evaluation.report.cross_validation_summary` returned.
+    path : str or Path
+        The PNG to write; it is written whole or not at all.
+    title : str
+        Heading of the picture.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> fold = {"fold": 1, "labels": ["ang", "sad"], "confusion": [[3, 1], [0, 2]]}
+    >>> from gemoclap_sb.evaluation.report import cross_validation_summary
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_cross_validation(cross_validation_summary([fold]), Path(folder) / "cv.png").name
+    'cv.png'
+    """
+    folds = summary["folds"]
+    whole = ClassificationMetrics.from_dict(summary["pooled"])
+    side = _confusion_side(whole)
+    width = max(4.5, 0.9 * len(folds) + 1.2)
+    figure = _figure(width + side + 2.0, side + 1.2)
+    bars, matrix = figure.subplots(1, 2, width_ratios=[width, side + 1.0])
+
+    places = np.arange(len(folds))
+    for key, colour, shift in (("war", WAR_COLOUR, -0.2), ("uar", UAR_COLOUR, 0.2)):
+        heights = [100 * fold[key] for fold in folds]
+        spread = mean_and_std(summary["mean"][key], summary["std"][key])
+        drawn = bars.bar(
+            places + shift, heights, 0.37, color=colour, label=f"{key.upper()} {spread}"
+        )
+        # The white box keeps a figure readable where a mean line crosses it.
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        bars.bar_label(drawn, fmt="%.1f", fontsize=8, color=INK, padding=3, bbox=box)
+        bars.axhline(100 * summary["mean"][key], color=colour, linestyle="--", linewidth=1.2)
+    bars.set_xticks(places, [f"fold {fold['fold']}" for fold in folds])
+    # The legend stands above the bars, which reach 100 at most.
+    bars.set_ylim(0, 118)
+    bars.set_yticks(range(0, 101, 20))
+    bars.set_ylabel("%", color=INK)
+    bars.legend(frameon=False, ncols=2, loc="upper center", labelcolor=INK)
+    bars.set_title("Each fold, and the mean (dashed)", color=PALE, fontsize=10, pad=10)
+    _tidy(bars)
+    _confusion_on(matrix, whole)
+    matrix.set_title(
+        f"Pooled: WAR {percent(whole.war)}   UAR {percent(whole.uar)}   n = {whole.n_test}",
+        color=PALE,
+        fontsize=10,
+        pad=10,
+    )
+    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    return _save(figure, path)
+
+
+def percent(fraction: float | None) -> str:
+    """Give a fraction as a percentage, or a dash where it is undefined."""
+    return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def mean_and_std(mean: float, std: float | None) -> str:
+    """Give mean and standard deviation of fractions in percent."""
+    return percent(mean) if std is None else f"{100 * mean:.2f} ± {100 * std:.2f} %"
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Make an empty figure in inches that belongs to no window."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return path
+
+
+def _tidy(axes: Axes) -> None:
+    """Keep of the frame what carries information."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.tick_params(colors=INK, length=3)
+    axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _confusion_side(metrics: ClassificationMetrics) -> float:
+    """Give the side in inches that leaves each cell room for its two lines."""
+    return max(3.6, 0.85 * len(metrics.labels))
+
+
+def _confusion_on(axes: Axes, metrics: ClassificationMetrics) -> None:
+    """Draw the row-normalised confusion matrix into `axes`."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    counts = np.asarray(metrics.confusion)
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    size = len(metrics.labels)
+    colours = LinearSegmentedColormap.from_list("recall", ["#f5f8fb", "#86b2d3", "#184e77"])
+    axes.imshow(shares, cmap=colours, vmin=0.0, vmax=1.0)
+    for i in range(size):
+        for j in range(size):
+            ink = "white" if shares[i, j] > 0.62 else INK
+            share = f"{100 * shares[i, j]:.1f} %" if totals[i] else "–"
+            strong = "bold" if i == j else "normal"
+            axes.text(
+                j,
+                i - 0.09,
+                counts[i, j],
+                ha="center",
+                va="center",
+                color=ink,
+                fontsize=13,
+                fontweight=strong,
+            )
+            axes.text(j, i + 0.24, share, ha="center", va="center", color=ink, fontsize=8.5)
+    axes.set_xticks(range(size), metrics.labels)
+    axes.set_yticks(
+        range(size),
+        [f"{name}\n(n = {total})" for name, total in zip(metrics.labels, totals, strict=True)],
+    )
+    # White gaps between the cells instead of a frame around them.
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2.5)
+    axes.tick_params(which="both", length=0, colors=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted", color=PALE)
+    axes.set_ylabel("true", color=PALE)
+    longest = max(len(name) for name in metrics.labels)
+    if longest > 7:
+        axes.tick_params(axis="x", labelrotation=35)

@@ -1,0 +1,293 @@
+"""A finished run as a folder that anyone can load and that moves freely.
+
+    config.json           the model's description, its prompts, its metrics
+    model.safetensors     all weights
+    tokenizer/            where the text tower has one
+    hyperparams.yaml      for stock SpeechBrain, with these three:
+    embedding_model.ckpt    model.safetensors under the name that SpeechBrain asks for
+    classifier.ckpt         embeddings of the classes' texts
+    label_encoder.ckpt      the labels
+    README.md             the model card
+
+Nothing in it is a pickle, and no path in it is absolute. ``embedding_model.ckpt`` is
+a hard link where the file system has them, and the hub keeps equal files once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.logger import get_logger
+
+from gemoclap_sb.export.model_card import model_card
+from gemoclap_sb.files import write_json, write_text
+from gemoclap_sb.inference.loading import WEIGHTS
+from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
+from gemoclap_sb.models.configuration import TOKENIZER, build_prompts, read_config, replaced_folder
+from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.towers import LONGEST_SECONDS
+from gemoclap_sb.models.weights import save_weights
+from gemoclap_sb.training.run_folder import METRICS
+
+logger = get_logger(__name__)
+
+HYPERPARAMS, CARD = "hyperparams.yaml", "README.md"
+EMBEDDING, CLASSIFIER, LABELS = "embedding_model.ckpt", "classifier.ckpt", "label_encoder.ckpt"
+FILES = (CONFIG, WEIGHTS, HYPERPARAMS, EMBEDDING, CLASSIFIER, LABELS, CARD)
+
+# Of metrics.json: results and how they came about, not where the files lay.
+_METRICS = (
+    "war", "uar", "per_class_recall", "confusion", "labels", "n_test", "fold", "seed",
+    "experiment", "validation", "epoch", "valid_uar",
+)  # fmt: skip
+
+
+class ExportError(RuntimeError):
+    """A run that cannot be exported as asked; the message says what to do."""
+
+
+def export(
+    run_folder: str | os.PathLike,
+    out_folder: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    name: str | None = None,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+    language: str | None = None,
+) -> Path:
+    """Write a run's best model into a self-contained folder, whole or not at all.
+
+    Parameters
+    ----------
+    run_folder : str or os.PathLike
+        A run's output folder, with ``config.json`` and ``save/``.
+    out_folder : str or os.PathLike
+        The folder to write.
+    overwrite : bool
+        Replace ``out_folder`` if it is an export already.
+    name : str, optional
+        The model's name in its card; by default the folder's.
+    license : str, optional
+        SPDX identifier in lower case (``apache-2.0``), for the card.
+    datasets : Sequence[str]
+        Data that it was trained on, as the hub calls them, for the card.
+    language : str, optional
+        Language code of the data (``en``), for the card.
+
+    Returns
+    -------
+    Path
+        ``out_folder``.
+
+    Raises
+    ------
+    ExportError
+        If the run has no description or no checkpoint, its model cannot be described,
+        its weights are not finite, or ``out_folder`` is in the way.
+    """
+    run_folder, out_folder = Path(run_folder), Path(out_folder)
+    _check_out_folder(out_folder, overwrite)
+    try:
+        config = read_config(run_folder / CONFIG)
+        model = build_model(config["model"], run_folder / TOKENIZER, str(run_folder / CONFIG))
+    except ConfigurationError as error:
+        raise ExportError(f"{run_folder} cannot be exported: {error}") from error
+    checkpoint = _best_checkpoint(run_folder)
+    _load_checkpoint(model, checkpoint)
+    config |= {
+        "longest_seconds": LONGEST_SECONDS,
+        "temperatures": {
+            head: {
+                "audio": model.audio_scales[head]().item(),
+                "text": model.text_scales[head]().item(),
+            }
+            for head in model.heads
+        },
+        "metrics": _read_metrics(run_folder),
+    }
+    with replaced_folder(out_folder) as folder:
+        write_json(folder / CONFIG, config)
+        if (run_folder / TOKENIZER).is_dir():
+            shutil.copytree(run_folder / TOKENIZER, folder / TOKENIZER)
+        save_weights(model.state_dict(), folder / WEIGHTS)
+        _write_for_speechbrain(folder, config, model)
+        card = model_card(
+            config, name or out_folder.name, license=license, datasets=datasets, language=language
+        )
+        write_text(folder / CARD, card)
+    logger.info("Exported %s to %s", checkpoint, out_folder)
+    return out_folder
+
+
+def _check_out_folder(out_folder: Path, overwrite: bool) -> None:
+    if not out_folder.exists() or (out_folder.is_dir() and not any(out_folder.iterdir())):
+        return
+    is_export = (out_folder / HYPERPARAMS).is_file() and (out_folder / WEIGHTS).is_file()
+    if not is_export:
+        raise ExportError(
+            f"{out_folder} exists and is not an export, so it is not replaced. Name another folder."
+        )
+    if not overwrite:
+        raise ExportError(
+            f"{out_folder} exists. Name another folder, or say that it may be overwritten."
+        )
+
+
+def _best_checkpoint(run_folder: Path) -> Path:
+    """Find the checkpoint that the run's test used: highest ``uar``, the newest of equals."""
+    folder = run_folder / "save"
+    best = Checkpointer(folder).find_checkpoint(max_key="uar") if folder.is_dir() else None
+    if best is None or "clap" not in best.paramfiles:
+        raise ExportError(
+            f"{run_folder}: expected a checkpoint with a `uar` in {folder}, found none. "
+            "Export the output folder of a run that has finished an epoch."
+        )
+    return Path(best.paramfiles["clap"])
+
+
+def _load_checkpoint(model: GEmoCLAP, path: Path) -> None:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ExportError(
+            f"{path}: these are not the weights of the model that the run's {CONFIG} describes: "
+            f"{error}"
+        ) from error
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise ExportError(
+            f"{path}: NaN or infinite values in {bad[0]} and {len(bad) - 1} more. The training "
+            "diverged; train again with a lower learning rate."
+        )
+    model.eval()
+
+
+def _read_metrics(run_folder: Path) -> dict[str, Any] | None:
+    path = run_folder / METRICS
+    if not path.is_file():
+        logger.warning(
+            "%s has no %s: the run is not finished, and the card will hold no figures.",
+            run_folder,
+            METRICS,
+        )
+        return None
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    return {key: metrics[key] for key in _METRICS if key in metrics}
+
+
+def _write_for_speechbrain(folder: Path, config: Mapping[str, Any], model: GEmoCLAP) -> None:
+    head = model.heads[0]
+    prompts = build_prompts(config)
+    with torch.inference_mode():
+        classes = model.encode_classes(prompts.class_sentences(head))
+        scale = model.audio_scales[head]()
+    save_weights({"classes": classes, "scale": scale}, folder / CLASSIFIER)
+    try:
+        os.link(folder / WEIGHTS, folder / EMBEDDING)
+    except OSError:
+        shutil.copyfile(folder / WEIGHTS, folder / EMBEDDING)
+    encoder = CategoricalEncoder()
+    encoder.update_from_iterable(prompts.labels(head))
+    encoder.save(folder / LABELS)
+    write_text(folder / HYPERPARAMS, hyperparams(config))
+
+
+def hyperparams(config: Mapping[str, Any]) -> str:
+    """Write the YAML by which stock ``EncoderClassifier.from_hparams`` loads the folder.
+
+    Parameters
+    ----------
+    config : Mapping
+        An export's ``config.json``.
+
+    Returns
+    -------
+    str
+        HyperPyYAML. All values stand in it, so that no path is needed.
+    """
+    head = config["model"]["heads"][0]
+    audio = {key: value for key, value in config["model"].items() if key != "text_encoder"}
+    return _HYPERPARAMS.format(
+        sample_rate=config["sample_rate"],
+        longest_seconds=config["longest_seconds"],
+        num_classes=len(config["labels"][head]),
+        embedding_size=config["model"]["embedding_size"],
+        head=_yaml(head, 0),
+        words=_yaml(config["words"], 4),
+        templates=_yaml(config["templates"], 4),
+        config=_yaml(audio, 8),
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what readers of YAML 1.1 and of 1.2 take alike: `1e5` is a word to one of them."""
+
+    def represent_word(self, value: str) -> yaml.ScalarNode:
+        style = None if _PLAIN_WORD.fullmatch(value) else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_ -]*")
+_Dumper.add_representer(str, _Dumper.represent_word)
+
+
+def _yaml(value: Any, indent: int) -> str:
+    """Plain data as a block of YAML, indented from its second line on."""
+    text = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=10**6)
+    return text.removesuffix("...\n").rstrip("\n").replace("\n", "\n" + " " * indent)
+
+
+_HYPERPARAMS = """\
+# GEmo-CLAP, written by the export of gemoclap_sb. With that package installed:
+# speechbrain.inference.classifiers.EncoderClassifier.from_hparams(source=<this folder>)
+sample_rate: {sample_rate}
+embedding_size: {embedding_size}
+num_classes: {num_classes}
+attribute: {head}
+words:
+    {words}
+templates:
+    {templates}
+
+compute_features: !new:gemoclap_sb.models.PassThrough
+mean_var_norm: !new:gemoclap_sb.models.PassThrough
+mean_var_norm_emb: !ref <mean_var_norm>
+embedding_model: !new:gemoclap_sb.models.AudioTower
+    head: !ref <attribute>
+    sample_rate: !ref <sample_rate>
+    longest_seconds: {longest_seconds}
+    config:
+        {config}
+classifier: !new:gemoclap_sb.models.ClassTexts
+    num_classes: !ref <num_classes>
+    embedding_size: !ref <embedding_size>
+label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
+expect_len: !apply:speechbrain.dataio.encoder.CategoricalEncoder.expect_len
+    - !ref <label_encoder>
+    - !ref <num_classes>
+audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
+    sample_rate: !ref <sample_rate>
+
+modules:
+    compute_features: !ref <compute_features>
+    mean_var_norm: !ref <mean_var_norm>
+    embedding_model: !ref <embedding_model>
+    classifier: !ref <classifier>
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        embedding_model: !ref <embedding_model>
+        classifier: !ref <classifier>
+        label_encoder: !ref <label_encoder>
+"""

@@ -1,0 +1,15 @@
+"""A trained model at work: on waveforms, on files of any number and length."""
+
+from gemoclap_sb.inference.bulk import FileEmbedding
+from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+from gemoclap_sb.inference.many_files import Classification, Match
+from gemoclap_sb.inference.timeline import Timeline, draw_timeline
+
+__all__ = [
+    "Classification",
+    "FileEmbedding",
+    "GEmoCLAPClassifier",
+    "Match",
+    "Timeline",
+    "draw_timeline",
+]

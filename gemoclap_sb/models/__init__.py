@@ -1,0 +1,7 @@
+"""Models over the lobes: the two towers of GEmo-CLAP, each tower alone, a plain classifier."""
+
+from gemoclap_sb.models.audio_classifier import AudioClassifier
+from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.towers import AudioTower, ClassTexts, PassThrough, TextTower
+
+__all__ = ["AudioClassifier", "AudioTower", "ClassTexts", "GEmoCLAP", "PassThrough", "TextTower"]

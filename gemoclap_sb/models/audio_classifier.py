@@ -1,0 +1,89 @@
+"""A plain classifier on the same audio tower, to measure the contrastive objectives against.
+
+Same lobe, same pooling, same loop; a linear layer and cross-entropy in place
+of prompts and label matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from gemoclap_sb.models.gemoclap import pool_frames, size_of
+from gemoclap_sb.objectives.cross_entropy import ClassifierOutput
+
+
+class AudioClassifier(nn.Module):
+    """Audio lobe, pooling and a linear layer, with the interface of `GEmoCLAP`.
+
+    Parameters
+    ----------
+    audio_encoder : nn.Module
+        Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``.
+    pooling : nn.Module
+        ``(frames, lengths) -> [B, Dp]``.
+    num_classes : int
+        C.
+    head : str
+        The attribute that is classified.
+    dropout : float
+        Dropout before the linear layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gemoclap_sb.lobes import MaskedMeanPooling, ScratchEncoder
+    >>> lobe = ScratchEncoder(channels=16)
+    >>> model = AudioClassifier(lobe, MaskedMeanPooling(lobe.output_size), num_classes=4)
+    >>> outputs = model(torch.randn(2, 8000), torch.ones(2))
+    >>> outputs["emotion"].logits.shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        audio_encoder: nn.Module,
+        pooling: nn.Module,
+        num_classes: int,
+        head: str = "emotion",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads = (head,)
+        self.audio_encoder = audio_encoder
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(size_of(pooling, None, "audio"), num_classes)
+
+    def forward(
+        self,
+        wavs: Tensor,
+        wav_lens: Tensor,
+        sentences: Mapping[str, Sequence[str]] | None = None,
+    ) -> dict[str, ClassifierOutput]:
+        """Class scores of a batch; ``sentences`` are not read.
+
+        Parameters
+        ----------
+        wavs : Tensor
+            float32 ``[N, T]``, 16 kHz, mono.
+        wav_lens : Tensor
+            ``[N]``, relative to the longest.
+        sentences : Mapping, optional
+            Accepted so that the loop can treat all models alike.
+
+        Returns
+        -------
+        dict
+            `ClassifierOutput` under the head's name.
+        """
+        pooled = pool_frames(self.audio_encoder, self.pooling, wavs, wav_lens)
+        return {self.heads[0]: ClassifierOutput(self.classifier(self.dropout(pooled)))}
+
+    def encode_classes(self, class_sentences: Sequence[Sequence[str]]) -> None:
+        """Nothing to encode: the classes are the rows of the linear layer."""
+
+    def class_scores(self, output: ClassifierOutput, classes: None = None) -> Tensor:
+        """Return the logits, ``[N, C]``."""
+        return output.logits

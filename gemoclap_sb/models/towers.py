@@ -1,0 +1,339 @@
+"""The parts of a trained model as modules that SpeechBrain's own classes and recipes take.
+
+An exported folder's ``hyperparams.yaml`` names these, so that stock
+``EncoderClassifier`` runs it:
+
+    compute_features, mean_var_norm   PassThrough: the tower reads waveforms
+    embedding_model                   AudioTower: waveforms -> [B, 1, D]
+    classifier                        ClassTexts: [B, 1, D] -> log posteriors
+
+Weights come through SpeechBrain's Pretrainer and its transfer hooks, from files that
+are safetensors whatever their name ends in: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from speechbrain.utils.checkpoints import mark_as_transfer, register_checkpoint_hooks
+from torch import Tensor, nn
+
+from gemoclap_sb.lobes.lengths import sample_lengths
+from gemoclap_sb.lobes.projection import Projection
+from gemoclap_sb.models.building import (
+    CONFIG,
+    build_audio_encoder,
+    build_pooling,
+    build_text_encoder,
+    check_model,
+)
+from gemoclap_sb.models.configuration import read_config
+from gemoclap_sb.models.gemoclap import pool_frames
+from gemoclap_sb.models.weights import load_weights
+
+LONGEST_SECONDS = 60.0
+
+
+class PassThrough(nn.Module):
+    """Give back what came in, in the places where SpeechBrain expects features.
+
+    Examples
+    --------
+    >>> wavs = torch.randn(2, 8000)
+    >>> PassThrough()(wavs, torch.ones(2)) is wavs
+    True
+    """
+
+    def forward(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return ``values``."""
+        return values
+
+
+@register_checkpoint_hooks
+class AudioTower(nn.Module):
+    """Waveforms to embeddings: lobe, pooling and one projection, L2-normalised.
+
+    An utterance longer than ``longest_seconds`` is cut into equal pieces no longer than
+    that; each is embedded, and the embeddings are averaged by length and normalised
+    again. Memory is therefore bounded whatever the length. An utterance shorter than
+    the lobe's first frame is padded with silence to one frame.
+
+    Parameters
+    ----------
+    config : Mapping, str or Path
+        The description of a model (`gemoclap_sb.models.building.model_config`; the text
+        tower may be left out), or the path of an exported folder's ``config.json``.
+    head : str, optional
+        Which projection; by default the first of the description's heads.
+    longest_seconds : float
+        See above.
+    sample_rate : int
+        Of the waveforms, in Hz.
+    freeze : bool
+        Train nothing: no gradient, no graph, always in evaluation mode.
+
+    Attributes
+    ----------
+    output_size : int
+        D.
+
+    Raises
+    ------
+    ConfigurationError
+        If the description cannot be followed.
+
+    Examples
+    --------
+    >>> from gemoclap_sb.models.building import model_config
+    >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
+    >>> from gemoclap_sb.models.gemoclap import GEmoCLAP
+    >>> text = ByteTextEncoder(hidden_size=16, heads=2)
+    >>> clap = GEmoCLAP(ScratchEncoder(channels=16), text, embedding_size=8)
+    >>> tower = AudioTower(model_config(clap), freeze=True)
+    >>> tower(torch.randn(2, 16000), torch.tensor([1.0, 0.5])).shape
+    torch.Size([2, 1, 8])
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | str | os.PathLike,
+        head: str | None = None,
+        longest_seconds: float = LONGEST_SECONDS,
+        sample_rate: int = 16000,
+        freeze: bool = False,
+    ) -> None:
+        super().__init__()
+        where = CONFIG
+        if isinstance(config, str | os.PathLike):
+            where = str(config)
+            config = read_config(config)["model"]
+        check_model(config, where)
+        self.head = chosen_head(config["heads"], head)
+        # Recorded with training's choice, but one short file must not stop a batch here.
+        entry = dict(config["audio_encoder"])
+        if entry.get("class") == "SSLEncoder" and isinstance(entry.get("config"), Mapping):
+            entry["config"] = {**entry["config"], "pad_short": True}
+        self.audio_encoder = build_audio_encoder(entry, where)
+        self.pooling = build_pooling(config["pooling"], where)
+        self.output_size: int = config["embedding_size"]
+        # Named as in GEmoCLAP, so that one file of weights serves both.
+        self.audio_projections = nn.ModuleDict(
+            {
+                self.head: Projection(
+                    self.pooling.output_size, self.output_size, config["hidden_size"]
+                )
+            }
+        )
+        self.sample_rate = sample_rate
+        self.longest = max(1, int(longest_seconds * sample_rate))
+        self.freeze = freeze
+        if freeze:
+            self.requires_grad_(False)
+            self.eval()
+
+    def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
+        """Embed a padded batch.
+
+        Parameters
+        ----------
+        wavs : Tensor
+            float32 ``[B, T]``, mono, padded at the end with anything.
+        wav_lens : Tensor, optional
+            ``[B]``, relative to the longest; by default all are as long.
+
+        Returns
+        -------
+        Tensor
+            ``[B, 1, D]``, L2-normalised.
+        """
+        if wav_lens is None:
+            wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            if wavs.shape[1] <= self.longest:
+                return self._embed(wavs, wav_lens).unsqueeze(1)
+            rows = [
+                self.join(
+                    (wav[start:stop] for start, stop in self.pieces(int(samples))), int(samples)
+                )
+                for wav, samples in zip(wavs, sample_lengths(wavs, wav_lens), strict=True)
+            ]
+            return torch.stack(rows)
+
+    def pieces(self, num_samples: int, longest: int | None = None) -> list[tuple[int, int]]:
+        """Cut a length into the fewest equal pieces that are not too long.
+
+        Parameters
+        ----------
+        num_samples : int
+            The length.
+        longest : int, optional
+            Longest piece; by default ``longest_seconds`` at the tower's own rate.
+
+        Returns
+        -------
+        list of tuple of int
+            First sample, and the one after the last.
+        """
+        count = -(-num_samples // (longest or self.longest))
+        edges = [round(i * num_samples / count) for i in range(count + 1)]
+        return list(zip(edges[:-1], edges[1:], strict=True))
+
+    def join(self, pieces: Iterable[Tensor], num_samples: int) -> Tensor:
+        """Embed an utterance that comes in pieces.
+
+        Parameters
+        ----------
+        pieces : Iterable of Tensor
+            Each ``[T]``, taken one by one.
+        num_samples : int
+            Their length in all.
+
+        Returns
+        -------
+        Tensor
+            ``[1, D]``, L2-normalised.
+        """
+        total: Tensor | float = 0.0
+        for piece in pieces:
+            share = piece.shape[0] / num_samples
+            full = torch.ones(1, device=piece.device)
+            total = total + share * self._embed(piece.unsqueeze(0), full)
+        return F.normalize(total, dim=-1)
+
+    def train(self, mode: bool = True) -> AudioTower:
+        """Set the mode; a frozen tower stays in evaluation mode."""
+        return super().train(mode and not self.freeze)
+
+    @mark_as_transfer
+    def load_weights(self, path: str | os.PathLike) -> None:
+        """Take this tower's weights from an export's ``embedding_model.ckpt``.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file of safetensors with the weights of the whole model.
+
+        Raises
+        ------
+        WeightsError
+            If they are not those of this description.
+        """
+        load_weights(self, path, others=True)
+
+    def _embed(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
+        pooled = pool_frames(self.audio_encoder, self.pooling, wavs, wav_lens)
+        return F.normalize(self.audio_projections[self.head](pooled).float(), dim=-1)
+
+
+class TextTower(nn.Module):
+    """Sentences to embeddings: lobe and projection, L2-normalised.
+
+    Parameters
+    ----------
+    config : Mapping
+        The description of a model.
+    tokenizer_folder : str or Path, optional
+        Needed for a `TextEncoder`.
+    where : str
+        The description's file, for errors.
+
+    Examples
+    --------
+    >>> from gemoclap_sb.models.building import model_config
+    >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
+    >>> from gemoclap_sb.models.gemoclap import GEmoCLAP
+    >>> text = ByteTextEncoder(hidden_size=16, heads=2)
+    >>> clap = GEmoCLAP(ScratchEncoder(channels=16), text, embedding_size=8)
+    >>> TextTower(model_config(clap)).eval()(["so sad", "so happy"]).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tokenizer_folder: str | os.PathLike | None = None,
+        where: str = CONFIG,
+    ) -> None:
+        super().__init__()
+        check_model(config, where, with_text=True)
+        self.text_encoder = build_text_encoder(config["text_encoder"], tokenizer_folder, where)
+        self.text_projection = Projection(
+            self.text_encoder.output_size, config["embedding_size"], config["hidden_size"]
+        )
+
+    def forward(self, sentences: Sequence[str]) -> Tensor:
+        """Embed N sentences, ``[N, D]``."""
+        return F.normalize(self.text_projection(self.text_encoder(list(sentences))).float(), dim=-1)
+
+
+@register_checkpoint_hooks
+class ClassTexts(nn.Module):
+    """Embeddings to log posteriors of classes, each given by its text's embedding.
+
+    ``log_softmax(scale * cosine)``, the cosine being that of utterance and text.
+
+    Parameters
+    ----------
+    num_classes : int
+        C.
+    embedding_size : int
+        D.
+
+    Examples
+    --------
+    >>> texts = ClassTexts(2, 3)
+    >>> _ = texts.classes.copy_(torch.eye(3)[:2])
+    >>> texts(torch.tensor([[[1.0, 0.0, 0.0]]])).exp()
+    tensor([[[0.7311, 0.2689]]])
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int) -> None:
+        super().__init__()
+        self.register_buffer("classes", torch.zeros(num_classes, embedding_size))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Score ``[..., D]`` embeddings: log posteriors ``[..., C]``."""
+        return class_log_posteriors(embeddings, self.classes, self.scale)
+
+    @mark_as_transfer
+    def load_weights(self, path: str | os.PathLike) -> None:
+        """Take the class embeddings from an export's ``classifier.ckpt`` (safetensors)."""
+        load_weights(self, path)
+
+
+def class_log_posteriors(embeddings: Tensor, classes: Tensor, scale: Tensor) -> Tensor:
+    """Log posteriors of classes: ``log_softmax(scale * cosine)``.
+
+    Parameters
+    ----------
+    embeddings : Tensor
+        ``[..., D]``, L2-normalised.
+    classes : Tensor
+        ``[C, D]``, L2-normalised.
+    scale : Tensor
+        Scalar, the model's temperature.
+
+    Returns
+    -------
+    Tensor
+        ``[..., C]``.
+    """
+    return F.log_softmax(scale * (embeddings @ classes.T), dim=-1)
+
+
+def chosen_head(heads: Sequence[str], head: str | None) -> str:
+    """Return the head asked for, or the first.
+
+    Raises
+    ------
+    ValueError
+        If the model has no such head.
+    """
+    if head is not None and head not in heads:
+        raise ValueError(f"head: expected one of {list(heads)}, found {head!r}.")
+    return heads[0] if head is None else head

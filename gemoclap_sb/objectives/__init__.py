@@ -1,0 +1,36 @@
+"""What training minimises: contrastive losses over label matrices, and cross-entropy.
+
+This room knows tensors only: no SpeechBrain, no encoder, no corpus. An objective is a
+module ``(outputs, labels) -> scalar``; it says which ``heads`` and ``attributes`` it reads.
+"""
+
+from gemoclap_sb.objectives.contrastive import (
+    ContrastiveOutput,
+    EmoCLAPObjective,
+    MultiTaskObjective,
+    SoftLabelObjective,
+    kl_contrastive_loss,
+    similarity_logits,
+)
+from gemoclap_sb.objectives.cross_entropy import ClassifierOutput, CrossEntropyObjective
+from gemoclap_sb.objectives.gathering import gather_batch
+from gemoclap_sb.objectives.label_matrices import (
+    label_matrix,
+    soft_label_matrix,
+    target_distribution,
+)
+
+__all__ = [
+    "ClassifierOutput",
+    "ContrastiveOutput",
+    "CrossEntropyObjective",
+    "EmoCLAPObjective",
+    "MultiTaskObjective",
+    "SoftLabelObjective",
+    "gather_batch",
+    "kl_contrastive_loss",
+    "label_matrix",
+    "similarity_logits",
+    "soft_label_matrix",
+    "target_distribution",
+]

@@ -1,0 +1,351 @@
+"""Contrastive objectives over label matrices: Emo-, ML- and SL-GEmo-CLAP.
+
+A CLIP-style loss calls every other item of the batch a negative, although
+many of them share the label. GEmo-CLAP instead asks that the audio-text
+similarities of a batch follow a matrix made from the labels, by
+Kullback-Leibler divergence. This room knows tensors only: no SpeechBrain, no
+encoder, no corpus.
+
+Source: Pan et al., "GEmo-CLAP: Gender-Attribute-Enhanced Contrastive
+Language-Audio Pretraining for Accurate Speech Emotion Recognition",
+arXiv 2306.07848 (ICASSP 2024), section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gemoclap_sb.objectives.label_matrices import (
+    TARGETS,
+    label_matrix,
+    labels_of,
+    soft_label_matrix,
+    target_distribution,
+)
+
+SIMILARITIES = ("cross", "intra")
+REDUCTIONS = ("batchmean", "sum")
+
+
+class ContrastiveOutput(NamedTuple):
+    """What one projection head gives for a batch of N (waveform, text) pairs.
+
+    Attributes
+    ----------
+    audio : Tensor
+        ``[N, D]``, L2-normalised audio embeddings ``Ea``.
+    text : Tensor
+        ``[N, D]``, L2-normalised text embeddings ``Et``.
+    audio_scale : Tensor
+        Scalar, the paper's temperature ``eps_a``.
+    text_scale : Tensor
+        Scalar, the paper's temperature ``eps_t``.
+    """
+
+    audio: Tensor
+    text: Tensor
+    audio_scale: Tensor
+    text_scale: Tensor
+
+
+def similarity_logits(
+    output: ContrastiveOutput, similarity: str = "cross"
+) -> tuple[Tensor, Tensor]:
+    """Scaled similarity matrices ``C_a`` and ``C_t`` of a batch.
+
+    Parameters
+    ----------
+    output : ContrastiveOutput
+        The embeddings and temperatures of one head.
+    similarity : str
+        ``cross``: ``C_a = eps_a Ea Et^T``, ``C_t = eps_t Et Ea^T``.
+        ``intra``: ``C_a = eps_a Ea Ea^T``, ``C_t = eps_t Et Et^T``, as the
+        paper prints it. That form never ties the two modalities together,
+        whereas classification compares audio with text; it is here for the
+        record.
+
+    Returns
+    -------
+    tuple of Tensor
+        ``C_a`` and ``C_t``, each ``[N, N]``.
+
+    Raises
+    ------
+    ValueError
+        If ``similarity`` is unknown.
+
+    Examples
+    --------
+    >>> eye = torch.eye(2)
+    >>> output = ContrastiveOutput(eye, eye.flip(0), torch.tensor(2.0), torch.tensor(3.0))
+    >>> similarity_logits(output)[0]
+    tensor([[0., 2.],
+            [2., 0.]])
+    """
+    audio, text = output.audio, output.text
+    # Under autocast the products would be rounded to three digits.
+    with torch.autocast(audio.device.type, enabled=False):
+        if similarity == "cross":
+            return output.audio_scale * audio @ text.T, output.text_scale * text @ audio.T
+        if similarity == "intra":
+            return output.audio_scale * audio @ audio.T, output.text_scale * text @ text.T
+    raise ValueError(f"similarity: expected one of {SIMILARITIES}, found {similarity!r}.")
+
+
+def kl_contrastive_loss(
+    audio_logits: Tensor,
+    text_logits: Tensor,
+    target_matrix: Tensor,
+    reduction: str = "batchmean",
+    target: str = "softmax",
+) -> Tensor:
+    """Kullback-Leibler contrastive loss (equation 5 of the paper).
+
+    ``L = 1/2 (KL(log_softmax(C_a), q) + KL(log_softmax(C_t), q))`` with
+    ``q = softmax(M)`` by rows, and KL as ``torch.nn.functional.kl_div(log_p, q)``
+    has it: ``sum q (log q - log p)``.
+
+    Computed in float32 even under autocast: the rows of a log-softmax lose
+    their small differences in half precision.
+
+    Parameters
+    ----------
+    audio_logits : Tensor
+        ``C_a``, ``[N, N]``.
+    text_logits : Tensor
+        ``C_t``, ``[N, N]``.
+    target_matrix : Tensor
+        Label matrix ``M``, ``[N, N]``, values in [0, 1].
+    reduction : str
+        ``batchmean`` divides the sum by N; ``sum`` is the equation to the letter.
+    target : str
+        See `target_distribution`.
+
+    Returns
+    -------
+    Tensor
+        Scalar, at least 0.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or an option is unknown.
+
+    Examples
+    --------
+    >>> matrix = label_matrix(torch.tensor([0, 1, 0]))
+    >>> loss = kl_contrastive_loss(matrix, matrix, matrix)
+    >>> abs(loss.item()) < 1e-6
+    True
+    """
+    if not audio_logits.shape == text_logits.shape == target_matrix.shape:
+        raise ValueError(
+            "audio_logits, text_logits and target_matrix must share one shape [N, N]; "
+            f"found {list(audio_logits.shape)}, {list(text_logits.shape)}, "
+            f"{list(target_matrix.shape)}."
+        )
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {REDUCTIONS}, found {reduction!r}.")
+    with torch.autocast(audio_logits.device.type, enabled=False):
+        wide = torch.promote_types(audio_logits.dtype, torch.float32)
+        q = target_distribution(target_matrix.to(wide), target)
+        divergence = [
+            F.kl_div(F.log_softmax(logits.to(wide), dim=-1), q, reduction=reduction)
+            for logits in (audio_logits, text_logits)
+        ]
+        return 0.5 * (divergence[0] + divergence[1])
+
+
+class _LabelObjective(nn.Module):
+    """What the three objectives share: weighted attributes and loss options."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        similarity: str = "cross",
+        reduction: str = "batchmean",
+        target: str = "softmax",
+    ) -> None:
+        super().__init__()
+        if not weights:
+            raise ValueError("weights: expected at least one {attribute: weight}, found none.")
+        for attribute, weight in weights.items():
+            if not (math.isfinite(weight) and 0.0 <= weight <= 1.0):
+                raise ValueError(
+                    f"weights[{attribute!r}]: expected a number in [0, 1], found {weight!r}."
+                )
+        if not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
+            raise ValueError(
+                f"weights: expected a sum of 1, found {sum(weights.values()):g} in {dict(weights)}."
+            )
+        for name, value, allowed in (
+            ("similarity", similarity, SIMILARITIES),
+            ("reduction", reduction, REDUCTIONS),
+            ("target", target, TARGETS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}: expected one of {allowed}, found {value!r}.")
+        self.weights = {attribute: float(weight) for attribute, weight in weights.items()}
+        self.similarity = similarity
+        self.reduction = reduction
+        self.target = target
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Attributes whose labels the objective reads."""
+        return tuple(self.weights)
+
+    def _loss(self, output: ContrastiveOutput, matrix: Tensor) -> Tensor:
+        audio_logits, text_logits = similarity_logits(output, self.similarity)
+        return kl_contrastive_loss(audio_logits, text_logits, matrix, self.reduction, self.target)
+
+    def extra_repr(self) -> str:
+        """Show the options in ``print(objective)``."""
+        return (
+            f"weights={self.weights}, similarity={self.similarity!r}, "
+            f"reduction={self.reduction!r}, target={self.target!r}"
+        )
+
+
+class SoftLabelObjective(_LabelObjective):
+    """SL-GEmo-CLAP: one loss against a mixture of label matrices.
+
+    ``M = alpha_e M_e + (1 - alpha_e) M_g``, then as Emo-CLAP. Utterances of
+    the same emotion and sex are drawn together most, those of the same
+    emotion next. One projection head serves all attributes, so this costs
+    what Emo-CLAP costs; choose `MultiTaskObjective` to have an embedding for
+    each attribute instead.
+
+    Parameters
+    ----------
+    weights : Mapping[str, float]
+        Weight of each attribute's label matrix; they sum to 1. The paper has
+        ``{emotion: 0.8 or 0.9, gender: 0.2 or 0.1}``.
+    head : str, optional
+        Name of the output to use; by default the first attribute.
+    similarity, reduction, target : str
+        See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
+
+    Examples
+    --------
+    >>> objective = SoftLabelObjective({"emotion": 0.9, "gender": 0.1})
+    >>> audio, text = torch.eye(3), torch.eye(3)
+    >>> outputs = {"emotion": ContrastiveOutput(audio, text, torch.ones(()), torch.ones(()))}
+    >>> labels = {"emotion": torch.tensor([0, 1, 2]), "gender": torch.tensor([0, 1, 0])}
+    >>> objective(outputs, labels).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        head: str | None = None,
+        similarity: str = "cross",
+        reduction: str = "batchmean",
+        target: str = "softmax",
+    ) -> None:
+        super().__init__(weights, similarity, reduction, target)
+        self.head = next(iter(self.weights)) if head is None else head
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the outputs the objective reads."""
+        return (self.head,)
+
+    def forward(
+        self, outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Loss of a batch.
+
+        Parameters
+        ----------
+        outputs : Mapping[str, ContrastiveOutput]
+            What `gemoclap_sb.models.gemoclap.GEmoCLAP` returns.
+        labels : Mapping[str, Tensor]
+            LongTensor ``[N]`` per attribute.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
+        return self._loss(_output_of(outputs, self.head), soft_label_matrix(labels, self.weights))
+
+
+class EmoCLAPObjective(SoftLabelObjective):
+    """Emo-CLAP: one loss against the emotion label matrix ``M_e``.
+
+    The baseline of the paper: `SoftLabelObjective` with ``{emotion: 1.0}``.
+
+    Parameters
+    ----------
+    attribute : str
+        The attribute whose labels make the matrix.
+    similarity, reduction, target : str
+        See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
+
+    Examples
+    --------
+    >>> EmoCLAPObjective().weights
+    {'emotion': 1.0}
+    """
+
+    def __init__(
+        self,
+        attribute: str = "emotion",
+        similarity: str = "cross",
+        reduction: str = "batchmean",
+        target: str = "softmax",
+    ) -> None:
+        super().__init__({attribute: 1.0}, None, similarity, reduction, target)
+
+
+class MultiTaskObjective(_LabelObjective):
+    """ML-GEmo-CLAP: a weighted sum of one loss per attribute.
+
+    ``L = alpha_e L_emotion + (1 - alpha_e) L_gender``. Each attribute has its
+    own projection head and its own prompts; the encoders run once for all.
+
+    Parameters
+    ----------
+    weights : Mapping[str, float]
+        Weight of each attribute's loss; they sum to 1.
+    similarity, reduction, target : str
+        See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
+
+    Examples
+    --------
+    >>> objective = MultiTaskObjective({"emotion": 0.8, "gender": 0.2})
+    >>> objective.heads
+    ('emotion', 'gender')
+    """
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the outputs the objective reads: one per attribute."""
+        return self.attributes
+
+    def forward(
+        self, outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Loss of a batch; arguments as `SoftLabelObjective.forward`."""
+        return sum(
+            weight
+            * self._loss(_output_of(outputs, attribute), label_matrix(labels_of(labels, attribute)))
+            for attribute, weight in self.weights.items()
+        )
+
+
+def _output_of(outputs: Mapping[str, ContrastiveOutput], head: str) -> ContrastiveOutput:
+    if head not in outputs:
+        raise KeyError(
+            f"the objective needs the model's head {head!r}; found {sorted(outputs)}. "
+            "List it under the model's `heads`."
+        )
+    return outputs[head]

@@ -1,0 +1,131 @@
+"""Which pairs of a batch belong together: label matrices and the distributions they ask for.
+
+Source: Pan et al., arXiv 2306.07848, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+TARGETS = ("softmax", "normalized")
+
+
+def label_matrix(labels: Tensor) -> Tensor:
+    """Say which pairs of a batch share a label (the paper's ``M_e``, ``M_g``).
+
+    Parameters
+    ----------
+    labels : Tensor
+        Integer class indices, ``[N]``.
+
+    Returns
+    -------
+    Tensor
+        float32 ``[N, N]``: 1 where labels i and j agree, else 0.
+
+    Raises
+    ------
+    ValueError
+        If ``labels`` is not one-dimensional.
+
+    Examples
+    --------
+    >>> import torch
+    >>> label_matrix(torch.tensor([0, 1, 0]))
+    tensor([[1., 0., 1.],
+            [0., 1., 0.],
+            [1., 0., 1.]])
+    """
+    if labels.dim() != 1:
+        raise ValueError(f"labels: expected shape [N], found {list(labels.shape)}.")
+    return (labels.unsqueeze(0) == labels.unsqueeze(1)).float()
+
+
+def soft_label_matrix(labels: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Mix the label matrices of several attributes (equation of SL-GEmo-CLAP).
+
+    ``M = sum_k weight_k * M_k``; with emotion and gender,
+    ``M = alpha_e * M_e + (1 - alpha_e) * M_g``.
+
+    Parameters
+    ----------
+    labels : Mapping[str, Tensor]
+        Class indices ``[N]`` per attribute.
+    weights : Mapping[str, float]
+        Weight per attribute.
+
+    Returns
+    -------
+    Tensor
+        float32 ``[N, N]``.
+
+    Raises
+    ------
+    KeyError
+        If an attribute of ``weights`` has no labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> labels = {"emotion": torch.tensor([0, 1]), "gender": torch.tensor([0, 0])}
+    >>> soft_label_matrix(labels, {"emotion": 0.75, "gender": 0.25})
+    tensor([[1.0000, 0.2500],
+            [0.2500, 1.0000]])
+    """
+    return sum(
+        weight * label_matrix(labels_of(labels, attribute)) for attribute, weight in weights.items()
+    )
+
+
+def target_distribution(matrix: Tensor, target: str = "softmax") -> Tensor:
+    """Turn a label matrix into one probability distribution per row.
+
+    Parameters
+    ----------
+    matrix : Tensor
+        Label matrix ``[N, N]`` with values in [0, 1].
+    target : str
+        ``softmax``, as in the paper, or ``normalized``: each row over its sum.
+        The softmax of zeros and ones is flat (a match weighs only e times a
+        mismatch); the normalised row puts no weight on a mismatch.
+
+    Returns
+    -------
+    Tensor
+        ``[N, N]``, rows summing to 1.
+
+    Raises
+    ------
+    ValueError
+        If ``target`` is unknown, or a row to be normalised sums to nothing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> target_distribution(torch.tensor([[1.0, 1.0], [0.0, 1.0]]), "normalized")
+    tensor([[0.5000, 0.5000],
+            [0.0000, 1.0000]])
+    """
+    if target == "softmax":
+        return F.softmax(matrix, dim=-1)
+    if target == "normalized":
+        mass = matrix.sum(dim=-1, keepdim=True)
+        if not bool((mass > 0).all()):
+            raise ValueError(
+                "target 'normalized': a row of the label matrix sums to 0; "
+                "each utterance must at least agree with itself."
+            )
+        return matrix / mass
+    raise ValueError(f"target: expected one of {TARGETS}, found {target!r}.")
+
+
+def labels_of(labels: Mapping[str, Tensor], attribute: str) -> Tensor:
+    """Labels ``[N]`` of an attribute; KeyError if there are none."""
+    if attribute not in labels:
+        raise KeyError(
+            f"the objective needs labels for attribute {attribute!r}; found {sorted(labels)}."
+        )
+    return labels[attribute]

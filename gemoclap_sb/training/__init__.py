@@ -1,0 +1,1 @@
+"""The loop, from the command line to the result."""

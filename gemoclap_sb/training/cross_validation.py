@@ -1,0 +1,167 @@
+"""All folds of an experiment, each in a process of its own, and their summary.
+
+A process a fold keeps the folds apart (memory, random state, a crash), and a
+fold that has its ``metrics.json`` is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import speechbrain as sb
+from ruamel.yaml import YAML
+
+from gemoclap_sb.evaluation.figures import draw_cross_validation
+from gemoclap_sb.evaluation.report import (
+    VALIDATION_NOTES,
+    cross_validation_report,
+    cross_validation_summary,
+)
+from gemoclap_sb.files import write_json, write_text
+from gemoclap_sb.training.run_folder import (
+    METRICS,
+    RUN,
+    ExperimentError,
+    check_settings,
+    is_finished,
+    read_settings,
+)
+
+
+def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
+    """Cross-validate from the command line.
+
+    Parameters
+    ----------
+    train_script : Path
+        The recipe's ``train.py``.
+    argv : Sequence[str], optional
+        Command line: the YAML and whatever ``train.py`` takes, but ``--fold``.
+
+    Returns
+    -------
+    int
+        Exit status: 0; 2 if it could not start as asked; else that of the fold
+        that failed.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return cross_validate(train_script, argv)
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
+    """Run the folds that are not finished, then write the summary.
+
+    Writes ``fold_1/`` to ``fold_N/``, ``cv_metrics.json``, ``cv_report.md`` and
+    ``cv_folds.png`` into the experiment's ``run_folder``, or into
+    ``--output_folder`` where that is given.
+
+    Parameters
+    ----------
+    train_script, argv
+        See `main`.
+
+    Returns
+    -------
+    int
+        0, or the exit status of the fold that failed.
+
+    Raises
+    ------
+    ExperimentError
+        If ``--fold`` is given, or a finished fold has other settings.
+    """
+    hparams_file, _, overrides = sb.parse_arguments(list(argv))
+    given = YAML(typ="safe").load(overrides) or {}
+    if "fold" in given:
+        raise ExperimentError("cross-validation runs all folds: leave --fold out.")
+    if "--debug" in argv:
+        raise ExperimentError("a debug run has no result to sum up: run train.py with --debug.")
+    settings = read_settings(hparams_file, given)
+    manifests = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]
+    if manifests:
+        raise ExperimentError(
+            f"--{manifests[0]}: manifests of your own are one split, so there are no folds to "
+            "run; use train.py, once for each split."
+        )
+    root = Path(given.get("output_folder") or settings["run_folder"])
+    passed = _without_option(argv, "--output_folder")
+    folders = [root / f"fold_{fold}" for fold in range(1, int(settings["number_of_folds"]) + 1)]
+    for fold, folder in enumerate(folders, start=1):
+        own = ["--fold", str(fold), "--output_folder", str(folder)]
+        if is_finished(folder):
+            check_settings(
+                folder,
+                read_settings(hparams_file, {**given, "fold": fold, "output_folder": str(folder)}),
+            )
+            print(f"fold {fold}: finished before, in {folder}", flush=True)
+            continue
+        print(f"fold {fold} of {len(folders)}: {folder}", flush=True)
+        status = subprocess.run([sys.executable, str(train_script), *passed, *own]).returncode
+        if status:
+            print(
+                f"fold {fold} failed with exit status {status}; "
+                "the same command goes on from there.",
+                file=sys.stderr,
+            )
+            return status
+    _write_summary(root, folders, hparams_file, settings, train_script, argv)
+    return 0
+
+
+def _write_summary(
+    root: Path,
+    folders: Sequence[Path],
+    hparams_file: str,
+    settings: dict,
+    train_script: Path,
+    argv: Sequence[str],
+) -> None:
+    results = [
+        {**_read(folder / METRICS), "seconds": _read(folder / RUN)["seconds"]} for folder in folders
+    ]
+    run = _read(folders[0] / RUN)
+    machine = (
+        f"Machine: {run['device']}, {run['cpu_cores']} CPU cores; "
+        + ", ".join(f"{name} {number}" for name, number in run["packages"].items())
+        + f"; Python {run['python']}."
+    )
+    # A preparation of the user's own may have a way of its own.
+    validation = results[0]["validation"]
+    notes = dict.fromkeys(note for result in results for note in result["notes"])
+    summary = cross_validation_summary(
+        results, validation=validation if validation in VALIDATION_NOTES else None, notes=notes
+    )
+    picture = draw_cross_validation(summary, root / "cv_folds.png")
+    command = " ".join(["python", train_script.with_name("cross_validate.py").name, *argv])
+    report = cross_validation_report(
+        summary, settings["experiment"], [machine], command=command, picture=picture.name
+    )
+    write_text(root / "cv_report.md", report)
+    write_json(root / "cv_metrics.json", summary)
+    print(report)
+    print(f"report: {root / 'cv_report.md'}")
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _without_option(argv: Sequence[str], option: str) -> list[str]:
+    """Drop ``option VALUE`` and ``option=VALUE``."""
+    kept, skip = [], False
+    for argument in argv:
+        if skip:
+            skip = False
+        elif argument == option:
+            skip = True
+        elif not argument.startswith(option + "="):
+            kept.append(argument)
+    return kept

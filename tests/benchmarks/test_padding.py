@@ -1,0 +1,73 @@
+"""The padding benchmark: what it prints agrees with figures computed otherwise."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import BatchSampler
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = ROOT / "benchmarks" / "padding.py"
+    specification = importlib.util.spec_from_file_location("padding_benchmark", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def table_of(printed: str) -> dict[str, list[float]]:
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if "|" in line][2:]
+    return {name: [float(cell) for cell in cells] for name, *cells in rows}
+
+
+def test_benchmark_reports_padding_and_class_mix(benchmark, tmp_path, capsys):
+    durations = np.random.default_rng(0).lognormal(mean=1.3, sigma=0.6, size=5531).clip(0.5, 35)
+    # Classes told by length, with noise: sorting by length must unmix them.
+    noise = np.random.default_rng(0).normal(scale=0.3, size=len(durations))
+    score = np.log(durations) + noise
+    labels = np.digitize(score, np.quantile(score, [0.25, 0.5, 0.75]))
+    path = tmp_path / "manifest.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["duration", "emotion"])
+        writer.writerows(zip(durations, labels, strict=True))
+    benchmark.main(["--durations", str(path), "--labels", "emotion", "--epochs", "2"])
+    rows = table_of(capsys.readouterr().out)
+    ours = rows["LengthPooledBatchSampler, pools of 64"]
+    random = rows["random"]
+    dynamic = next(cells for name, cells in rows.items() if name.startswith("Dynamic"))
+
+    # Random batches from torch's own pieces, as an independent figure.
+    generator = torch.Generator().manual_seed(3)
+    order = torch.randperm(len(durations), generator=generator).tolist()
+    batches = [durations[batch] for batch in BatchSampler(order, 32, False)]
+    oracle = durations.sum() / sum(len(batch) * batch.max() for batch in batches)
+    assert random[0] == pytest.approx(100 * oracle, abs=2.0)
+    assert rows["fully sorted"][0] > ours[0] > random[0]
+    assert ours[2:4] == random[2:4] == [173, 172]
+    assert dynamic[3] < 172
+    assert random[4] > 3.9 and ours[4] < random[4]
+    assert ours[7] > random[7] + 0.1
+
+
+def test_class_mix_by_hand(benchmark):
+    labels = np.array([0, 0, 1, 1, 0, 1])
+    # Half and half in the corpus: the first batch is even, the second has one class,
+    # the third is not full and does not count.
+    mix = benchmark.class_mix([[0, 2], [1, 4], [3]], labels, batch_size=2)
+    assert mix == pytest.approx([1.5, 1.0, 0.5, 0.25])
+
+
+def test_benchmark_names_a_missing_column(benchmark, tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("seconds\n1.0\n")
+    with pytest.raises(ValueError, match="duration"):
+        benchmark.main(["--durations", str(path)])

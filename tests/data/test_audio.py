@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from gemoclap_sb.data.audio import AudioError, audio_info, check_audio, read_audio
+
+
+def tone(frequency, sample_rate, seconds=0.5):
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * sample_rate)) / sample_rate)
+
+
+@pytest.fixture
+def truncated_flac(tmp_path):
+    """A FLAC file cut in the middle: its header is whole, its samples are not."""
+    path = tmp_path / "cut.flac"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32000)
+    soundfile.write(path, noise, 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "tolerance"),
+    [
+        ("a.wav", "PCM_16", 1e-4),
+        ("a.wav", "PCM_24", 1e-6),
+        ("a.wav", "FLOAT", 1e-7),
+        ("a.flac", "PCM_16", 1e-4),
+        ("a.aiff", "PCM_16", 1e-4),
+        ("a.ogg", "VORBIS", 0.05),
+        ("a.mp3", "MPEG_LAYER_III", 0.05),
+    ],
+)
+def test_formats(tmp_path, name, subtype, tolerance):
+    wave = tone(300, 16000)
+    soundfile.write(tmp_path / name, wave, 16000, subtype=subtype)
+    info = audio_info(tmp_path / name)
+    assert (info.sample_rate, info.num_channels, info.subtype) == (16000, 1, subtype)
+    assert info.num_frames == len(wave)
+    assert info.duration == 0.5
+    assert info.is_float == (subtype == "FLOAT")
+    read = read_audio(tmp_path / name)
+    assert read.dtype == torch.float32
+    assert read.shape == (8000,)
+    # Lossy codecs ring at the ends.
+    np.testing.assert_allclose(read.numpy()[800:-800], wave[800:-800], atol=tolerance)
+
+
+def test_info_comes_from_the_header_alone(truncated_flac):
+    assert audio_info(truncated_flac).num_frames == 32000
+
+
+def test_channels_are_averaged(tmp_path):
+    channels = np.random.default_rng(1).uniform(-1, 1, (1000, 3)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", channels, 16000, subtype="FLOAT")
+    read = read_audio(tmp_path / "a.wav")
+    np.testing.assert_allclose(read.numpy(), channels.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("source_rate", [8000, 11025, 22050, 44100, 48000])
+def test_resampled_tone_is_the_tone_at_the_new_rate(tmp_path, source_rate):
+    soundfile.write(tmp_path / "a.wav", tone(440, source_rate), source_rate, subtype="FLOAT")
+    read = read_audio(tmp_path / "a.wav").numpy()
+    expected = tone(440, 16000)
+    assert abs(len(read) - len(expected)) <= 2
+    middle = slice(1000, 7000)
+    np.testing.assert_allclose(read[middle], expected[middle], atol=2e-3)
+
+
+def test_resampling_removes_what_lies_above_the_new_nyquist_frequency(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(12000, 48000), 48000, subtype="FLOAT")
+    read = read_audio(tmp_path / "a.wav").numpy()
+    assert np.abs(read[1000:7000]).max() < 0.005
+
+
+def test_sample_rate_of_the_result_can_be_chosen(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(440, 16000), 16000)
+    assert read_audio(tmp_path / "a.wav", sample_rate=8000).shape == (4000,)
+
+
+def test_part_of_a_file(tmp_path):
+    wave = np.random.default_rng(2).uniform(-1, 1, 500).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    read = read_audio(tmp_path / "a.wav", start=100, stop=350)
+    np.testing.assert_array_equal(read.numpy(), wave[100:350])
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", start=490).numpy(), wave[490:])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, None), (500, None), (200, 200), (0, 501)])
+def test_part_outside_the_file_is_an_error(tmp_path, start, stop):
+    soundfile.write(tmp_path / "a.wav", np.zeros(500), 16000)
+    with pytest.raises(AudioError, match=r"a\.wav has 500 samples"):
+        read_audio(tmp_path / "a.wav", start=start, stop=stop)
+
+
+def test_wav_can_be_written_to(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(440, 16000), 16000)
+    wav = read_audio(tmp_path / "a.wav")
+    wav *= 0
+    assert read_audio(tmp_path / "a.wav").abs().max() > 0.4
+
+
+def write_bad_file(path, kind):
+    if kind == "text":
+        path.write_text("this is no audio")
+    elif kind == "nothing":
+        path.write_bytes(b"")
+    elif kind == "zero-length":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif kind == "folder":
+        path.mkdir()
+
+
+@pytest.mark.parametrize("function", [audio_info, check_audio, read_audio])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "missing"),
+        ("folder", "is a folder"),
+        ("text", "unreadable"),
+        ("nothing", "unreadable"),
+        ("zero-length", "zero-length"),
+    ],
+)
+def test_bad_file_is_named(tmp_path, function, kind, said):
+    path = tmp_path / "bad.wav"
+    write_bad_file(path, kind)
+    with pytest.raises(AudioError, match=said) as caught:
+        function(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("function", [check_audio, read_audio])
+def test_sample_that_is_no_number_is_an_error(tmp_path, function, value):
+    wave = np.zeros(300000, dtype=np.float32)
+    wave[290000] = value
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"a\.wav has 1 NaN or infinite samples of 300000"):
+        function(tmp_path / "a.wav")
+
+
+def test_damage_behind_the_header_is_found_by_decoding(truncated_flac):
+    assert check_audio(truncated_flac).num_frames == 32000
+    with pytest.raises(AudioError, match=r"cut\.flac is unreadable"):
+        check_audio(truncated_flac, decode=True)
+    with pytest.raises(AudioError, match=r"cut\.flac is unreadable"):
+        read_audio(truncated_flac)
+
+
+def test_flac_written_to_a_pipe_states_no_length(tmp_path):
+    path = tmp_path / "piped.flac"
+    soundfile.write(path, tone(440, 16000), 16000)
+    data = bytearray(path.read_bytes())
+    # STREAMINFO begins at byte 8; the low half of its byte 13 and the next four
+    # hold the number of samples, which an encoder leaves at 0 if it cannot seek.
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"piped\.flac does not state its length"):
+        audio_info(path)

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import load_file
+from speechbrain.inference.classifiers import EncoderClassifier
+
+from gemoclap_sb.export.folder import FILES, ExportError, export
+from gemoclap_sb.export.hub import push_to_hub
+from gemoclap_sb.lobes import MaskedMeanPooling, ScratchEncoder
+from gemoclap_sb.models.audio_classifier import AudioClassifier
+from gemoclap_sb.models.configuration import read_config, write_run_config
+from tests.run_folders import (
+    LABELS,
+    make_prompts,
+    make_run,
+    pretrained_model,
+    scratch_model,
+    write_tone,
+)
+
+KINDS = ("scratch", "pretrained")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    encoders = tmp_path_factory.mktemp("encoders")
+    models = {"scratch": scratch_model(), "pretrained": pretrained_model(encoders)}
+    shutil.rmtree(encoders)
+    return models
+
+
+@pytest.fixture(scope="module")
+def runs(models, tmp_path_factory):
+    worse = {"scratch": scratch_model(seed=1), "pretrained": None}
+    return {
+        kind: make_run(tmp_path_factory.mktemp("run"), model, worse[kind])
+        for kind, model in models.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def exported(runs, tmp_path_factory):
+    """Exports that have been moved since, with the runs' own folders out of sight."""
+    moved = {}
+    for kind, run in runs.items():
+        folder = export(run, tmp_path_factory.mktemp("first") / "model", license="apache-2.0")
+        moved[kind] = tmp_path_factory.mktemp("moved") / "model"
+        shutil.move(folder, moved[kind])
+    return moved
+
+
+@pytest.fixture(scope="module")
+def tone(tmp_path_factory):
+    return write_tone(tmp_path_factory.mktemp("audio") / "tone.flac", 0.8)
+
+
+def expected_log_posteriors(model, path):
+    """What the model says of a file, put together from the model's own methods by hand."""
+    import soundfile
+
+    samples, _ = soundfile.read(path, dtype="float32")
+    with torch.no_grad():
+        audio = model.encode_audio(torch.from_numpy(samples)[None], torch.ones(1))
+        classes = model.encode_classes(make_prompts().class_sentences("emotion"))
+        logits = model.audio_scales["emotion"]() * audio @ classes.T
+    return logits - logits.exp().sum(dim=1, keepdim=True).log()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_speechbrain_loads_it_elsewhere_offline(exported, models, tone, tmp_path, kind):
+    """A fresh process that names nothing of this package and may open no connection."""
+    script = textwrap.dedent(
+        """
+        import json, socket, sys
+
+        def refuse(*args, **kwargs):
+            raise AssertionError("tried to use the network")
+
+        socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+        from speechbrain.inference.classifiers import EncoderClassifier
+
+        classifier = EncoderClassifier.from_hparams(source=sys.argv[1])
+        out_prob, score, index, label = classifier.classify_file(sys.argv[2])
+        wavs = classifier.load_audio(sys.argv[2]).unsqueeze(0).repeat(2, 1)
+        batch = classifier.classify_batch(wavs)
+        embeddings = classifier.encode_batch(wavs, normalize=True)
+        print(json.dumps({
+            "out_prob": out_prob.tolist(), "score": score.tolist(), "index": index.tolist(),
+            "label": label, "batch": batch[0].tolist(), "shape": list(embeddings.shape),
+            "norms": embeddings.norm(dim=-1).flatten().tolist(),
+        }))
+        """
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "empty"),
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(exported[kind]), str(tone)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+    expected = expected_log_posteriors(models[kind], tone)
+    torch.testing.assert_close(torch.tensor(found["out_prob"]), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(found["batch"]), expected.repeat(2, 1), rtol=0, atol=1e-4
+    )
+    best = int(expected.argmax())
+    assert found["index"] == [best]
+    assert found["label"] == [LABELS[best]]
+    assert found["score"] == pytest.approx([float(expected.max())], abs=1e-4)
+    assert found["shape"] == [2, 1, 24]
+    assert found["norms"] == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert "expect_len was never called" not in process.stderr
+    assert os.listdir(tmp_path) in ([], ["empty"])
+
+
+def test_stock_speechbrain_with_a_savedir(exported, models, tone, tmp_path):
+    classifier = EncoderClassifier.from_hparams(
+        source=str(exported["scratch"]), savedir=str(tmp_path / "saved")
+    )
+    found = classifier.classify_file(str(tone))[0]
+    torch.testing.assert_close(
+        found, expected_log_posteriors(models["scratch"], tone), rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_holds_no_pickle_and_no_path(exported, kind):
+    folder = exported[kind]
+    names = {path.name for path in folder.iterdir()}
+    assert names == set(FILES) | ({"tokenizer"} if kind == "pretrained" else set())
+    for path in folder.rglob("*"):
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        assert not content.startswith((b"PK", b"\x80")), path
+        assert b"/tmp" not in content and b"/somewhere" not in content, path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_the_best_checkpoints(exported, models, kind):
+    tensors = load_file(exported[kind] / "model.safetensors")
+    state = models[kind].state_dict()
+    assert tensors.keys() == state.keys()
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0)
+    same = (exported[kind] / "embedding_model.ckpt").read_bytes()
+    assert same == (exported[kind] / "model.safetensors").read_bytes()
+
+
+def test_newest_of_equally_good_checkpoints_wins(tmp_path):
+    from gemoclap_sb.training.checkpoints import AtomicCheckpointer
+
+    older, newer = scratch_model(seed=1), scratch_model(seed=2)
+    run = make_run(tmp_path / "run", older)
+    AtomicCheckpointer(run / "save", {"clap": newer}).save_checkpoint(
+        meta={"epoch": 9, "uar": 0.7}, name="later"
+    )
+    tensors = load_file(export(run, tmp_path / "out") / "model.safetensors")
+    name = "text_projection.layers.0.weight"
+    torch.testing.assert_close(tensors[name], newer.state_dict()[name])
+
+
+def test_config_describes_the_run(exported, models):
+    config = read_config(exported["scratch"] / "config.json")
+    assert config["labels"]["emotion"] == LABELS
+    assert config["sample_rate"] == 16000
+    assert config["metrics"]["war"] == pytest.approx(5 / 6)
+    assert config["metrics"]["uar"] == pytest.approx((1 + 1 + 1 + 2 / 3) / 4)
+    assert "hparams_file" not in config["metrics"]
+    scale = models["scratch"].audio_scales["emotion"]().item()
+    assert config["temperatures"]["emotion"]["audio"] == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_yaml_holds_the_same_values_as_the_config(exported, kind):
+    """Both read by YAML's rules of today and of 1.1, in which 1e-05 is a word."""
+    folder = exported[kind]
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    config = read_config(folder / "config.json")
+    audio = {key: value for key, value in config["model"].items() if key != "text_encoder"}
+    plain = re.sub(r"!\S+:\S+|!ref ", "", text)
+    assert yaml.safe_load(plain)["embedding_model"]["config"] == audio
+    hparams = load_hyperpyyaml(text)
+    assert hparams["words"] == config["words"]
+    assert hparams["templates"] == config["templates"]
+    assert hparams["label_encoder"].expected_len == 4
+
+
+def test_labels_that_yaml_could_mistake(tmp_path):
+    from gemoclap_sb.data.prompts import Prompts
+
+    words = {"no": "on", "1": "1e5", "null": "~", "é <x>": "!ref: {a}\nb"}
+    prompts = Prompts({"emotion": words}, {"emotion": ["is: {} # {{}}"]})
+    run = make_run(tmp_path / "run", scratch_model())
+    write_run_config(run, scratch_model(), prompts)
+    folder = export(run, tmp_path / "out")
+    hparams = load_hyperpyyaml((folder / "hyperparams.yaml").read_text(encoding="utf-8"))
+    assert hparams["words"] == {"emotion": words}
+    classifier = EncoderClassifier.from_hparams(source=str(folder))
+    assert classifier.hparams.label_encoder.decode_ndim(range(4)) == [*words]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_card(exported, kind):
+    path = exported[kind] / "README.md"
+    card = huggingface_hub.ModelCard.load(path)
+    data = card.data
+    assert data.library_name == "speechbrain"
+    assert data.license == "apache-2.0"
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert results == pytest.approx({"accuracy": 5 / 6, "recall": (1 + 1 + 1 + 2 / 3) / 4})
+    assert data.model_name == "model"
+    assert "speech-emotion-recognition" in data.tags
+    for text in (
+        "| 83.33 % | 91.67 % |",
+        "| sad | 1 | 0 | 0 | 2 | 66.67 % |",
+        "| `ang` | angry | this person sounds angry; a female speaker sounds angry",
+        "GEmoCLAPClassifier.from_pretrained",
+        "EncoderClassifier.from_hparams",
+        "Intended use and limits",
+        "Licence: apache-2.0.",
+    ):
+        assert text in card.text, text
+
+
+def test_card_without_figures_and_licence(tmp_path):
+    run = make_run(tmp_path / "run", scratch_model())
+    (run / "metrics.json").unlink()
+    folder = export(run, tmp_path / "out", datasets=["me/corpus"], language="en")
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
+    assert card.data.eval_results is None
+    assert card.data.datasets == ["me/corpus"]
+    assert card.data.language == "en"
+    assert card.data.license == "other"
+    assert "there are no figures" in card.text
+    assert "No licence was chosen" in card.text
+
+
+def test_overwriting_is_asked_for(runs, tmp_path):
+    out = tmp_path / "out"
+    export(runs["scratch"], out)
+    with pytest.raises(ExportError, match="may be overwritten"):
+        export(runs["scratch"], out)
+    (out / "stale").touch()
+    export(runs["scratch"], out, overwrite=True)
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_other_folders_are_never_replaced(runs, tmp_path, overwrite):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ExportError, match="is not an export"):
+        export(runs["scratch"], tmp_path, overwrite=overwrite)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_failed_export_leaves_nothing(runs, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("gemoclap_sb.export.folder.model_card", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export(runs["scratch"], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_that_cannot_be_exported_says_why(tmp_path):
+    lobe = ScratchEncoder(channels=16)
+    model = AudioClassifier(lobe, MaskedMeanPooling(lobe.output_size), num_classes=4)
+    write_run_config(tmp_path / "run", model, make_prompts())
+    with pytest.raises(ExportError, match="AudioClassifier has no text tower"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_folders_that_are_no_run(tmp_path):
+    with pytest.raises(ExportError, match=r"no file .*config\.json"):
+        export(tmp_path / "nothing", tmp_path / "out")
+    write_run_config(tmp_path / "run", scratch_model(), make_prompts())
+    with pytest.raises(ExportError, match="expected a checkpoint"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "run" / "save").exists()
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    run = make_run(tmp_path / "run", scratch_model(heads=("emotion", "gender")))
+    write_run_config(run, scratch_model(), make_prompts())
+    with pytest.raises(ExportError, match=r"clap\.ckpt: these are not the weights"):
+        export(run, tmp_path / "out")
+
+
+def test_diverged_checkpoint_is_refused(tmp_path):
+    model = scratch_model()
+    with torch.no_grad():
+        model.text_projection.layers[0].bias[3] = float("nan")
+    run = make_run(tmp_path / "run", model)
+    with pytest.raises(ExportError, match="text_projection.layers.0.bias.*diverged"):
+        export(run, tmp_path / "out")
+
+
+def test_pickle_in_the_run_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    run = make_run(tmp_path / "run", scratch_model())
+    [checkpoint] = (run / "save").glob("CKPT*/clap.ckpt")
+    torch.save({"x": Evil()}, checkpoint)
+    with pytest.raises(Exception, match="(?i)weights"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+class FakeApi:
+    def __init__(self):
+        self.calls = []
+
+    def create_repo(self, repo_id, **options):
+        self.calls.append(("create_repo", repo_id, options))
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(self, **options):
+        self.calls.append(("upload_folder", options))
+
+
+def test_push_to_hub(exported, tmp_path):
+    folder = shutil.copytree(exported["pretrained"], tmp_path / "model")
+    (folder / "secret.env").touch()
+    api = FakeApi()
+    address = push_to_hub(folder, "me/clap", private=True, commit_message="v1", api=api)
+    assert address == "https://huggingface.co/me/clap"
+    create, upload = api.calls
+    assert create == (
+        "create_repo",
+        "me/clap",
+        {"repo_type": "model", "private": True, "exist_ok": True},
+    )
+    options = upload[1]
+    assert options["folder_path"] == str(folder)
+    assert options["repo_id"] == "me/clap"
+    assert options["commit_message"] == "v1"
+    sent = set(
+        huggingface_hub.utils.filter_repo_objects(
+            [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()],
+            allow_patterns=options["allow_patterns"],
+        )
+    )
+    assert set(FILES) < sent
+    assert {name.split("/")[0] for name in sent - set(FILES)} == {"tokenizer"}
+
+
+def test_push_of_half_an_export_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported["scratch"], tmp_path / "model")
+    (folder / "README.md").unlink()
+    api = FakeApi()
+    with pytest.raises(ExportError, match=r"found no README\.md"):
+        push_to_hub(folder, "me/clap", api=api)
+    assert api.calls == []
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path):
+    import os
+
+    import torch
+
+    from gemoclap_sb.models.weights import save_weights
+
+    previous = os.umask(0o022)
+    try:
+        save_weights({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from speechbrain.inference.classifiers import EncoderClassifier
+
+from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+from gemoclap_sb.models.building import ConfigurationError
+from gemoclap_sb.models.weights import WeightsError
+from tests.run_folders import (
+    LABELS,
+    export_models,
+    make_models,
+    write_tones,
+)
+
+KEY = "text_projection.layers.0.weight"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return make_models(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="module")
+def exported(models, tmp_path_factory):
+    return export_models(tmp_path_factory.mktemp("exported"), models)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_tones(tmp_path_factory.mktemp("audio"))
+
+
+@pytest.fixture
+def hostile(exported, tmp_path, monkeypatch):
+    """A copy to tamper with, in a working directory where nothing may appear."""
+    folder = shutil.copytree(exported["pretrained"], tmp_path / "model")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    yield folder
+    assert os.listdir(tmp_path / "empty") == []
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_yaml_is_not_read(hostile, files):
+    evil = "x: !apply:os.mkdir [ran]\ny: !!python/object/apply:os.mkdir [ran]\n"
+    (hostile / "hyperparams.yaml").write_text(evil)
+    (hostile / "custom.py").write_text("import os; os.mkdir('ran')")
+    classifier = GEmoCLAPClassifier.from_pretrained(hostile)
+    assert classifier.classify_file(files[0], labels=["bored", "afraid"])[0].shape == (1, 2)
+
+
+@pytest.mark.parametrize("as_torch", [False, True])
+def test_pickle_in_place_of_weights(hostile, as_torch):
+    path = hostile / "model.safetensors"
+    if as_torch:
+        torch.save({"x": Evil()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(WeightsError, match=r"model\.safetensors: .* found a pickle"):
+        GEmoCLAPClassifier.from_pretrained(hostile)
+
+
+@pytest.mark.parametrize("name", ["embedding_model.ckpt", "classifier.ckpt"])
+def test_pickle_behind_stock_speechbrain(hostile, name):
+    torch.save({"x": Evil()}, hostile / name)
+    with pytest.raises(WeightsError, match=f"{name}: expected safetensors, found a pickle"):
+        EncoderClassifier.from_hparams(source=str(hostile))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_weights(hostile, share):
+    path = hostile / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(WeightsError, match=r"model\.safetensors: expected safetensors.*damaged"):
+        GEmoCLAPClassifier.from_pretrained(hostile)
+
+
+def test_missing_weights(hostile):
+    (hostile / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"no file .*model\.safetensors.*Export"):
+        GEmoCLAPClassifier.from_pretrained(hostile)
+
+
+def test_weights_of_another_model(hostile, exported):
+    shutil.copy(exported["scratch"] / "model.safetensors", hostile)
+    with pytest.raises(WeightsError, match="found none for audio_encoder"):
+        GEmoCLAPClassifier.from_pretrained(hostile)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t | {"more": torch.zeros(1)}, "unknown ones more"),
+        (lambda t: {k: v for k, v in t.items() if k != KEY}, f"found none for {KEY}"),
+        (
+            lambda t: t | {KEY: t[KEY][:5]},
+            rf"{KEY}: expected .* \[24, 32\], found F32 \[5,",
+        ),
+        (lambda t: t | {KEY: t[KEY].int()}, rf"{KEY}: expected torch.float32 .*found I32"),
+    ],
+)
+def test_wrong_tensors(hostile, change, message):
+    path = hostile / "model.safetensors"
+    save_file({k: v.contiguous() for k, v in change(load_file(path)).items()}, path)
+    with pytest.raises(WeightsError, match=message) as caught:
+        GEmoCLAPClassifier.from_pretrained(hostile)
+    assert str(path) in str(caught.value)
+
+
+def edit_config(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(custom_interface="evil.py"), "unknown keys.*custom_interface"),
+        (lambda c: c["model"].update(code="import os"), "unknown keys.*code"),
+        (lambda c: c["model"]["audio_encoder"].update({"class": "os.system"}), "found 'os.system'"),
+        (
+            lambda c: c["model"]["text_encoder"]["config"]["model"].update(auto_map={"A": "e--B"}),
+            "unknown keys.*auto_map",
+        ),
+        (lambda c: c.update(format_version=99), "expected format_version 1, found 99"),
+    ],
+)
+def test_unknown_keys_and_classes(hostile, change, message):
+    edit_config(hostile, change)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        GEmoCLAPClassifier.from_pretrained(hostile)
+    assert str(hostile / "config.json") in str(caught.value)
+
+
+def test_sizes_that_would_fill_the_memory(hostile):
+    """Compared with the weights' header before anything is allocated."""
+    edit_config(
+        hostile,
+        lambda c: c["model"]["text_encoder"]["config"]["model"].update(vocab_size=10**12),
+    )
+    with pytest.raises(WeightsError, match=r"expected torch.float32 \[1000000000000, 32\]"):
+        GEmoCLAPClassifier.from_pretrained(hostile)
+
+
+@pytest.mark.parametrize("key", ["auto_map", "trust_remote_code"])
+def test_tokenizer_that_asks_for_code(hostile, key):
+    path = hostile / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config[key] = {"AutoTokenizer": ["evil.Tokenizer", None]}
+    path.write_text(json.dumps(config))
+    (hostile / "evil.py").write_text("import os; os.mkdir('ran')")
+    with pytest.raises(ConfigurationError, match=f"{key}.*asks for code"):
+        GEmoCLAPClassifier.from_pretrained(hostile)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer/tokenizer_config.json"])
+def test_missing_files_are_named(hostile, name):
+    (hostile / name).unlink()
+    with pytest.raises(ConfigurationError, match=name):
+        GEmoCLAPClassifier.from_pretrained(hostile)
+
+
+def test_a_run_is_no_export(exported):
+    run = exported["scratch"].with_name("scratch_run")
+    with pytest.raises(WeightsError, match="Export the run"):
+        GEmoCLAPClassifier.from_pretrained(run)
+
+
+def test_hub_models_are_downloaded_without_anything_that_runs(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported["pretrained"], tmp_path / "hub")
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    asked = {}
+
+    def snapshot_download(repo_id, allow_patterns, **options):
+        from huggingface_hub.utils import filter_repo_objects
+
+        asked.update(repo_id=repo_id, **options)
+        for name in set(names) - set(filter_repo_objects(names, allow_patterns=allow_patterns)):
+            (folder / name).unlink()
+        return str(folder)
+
+    monkeypatch.setattr("gemoclap_sb.inference.loading.snapshot_download", snapshot_download)
+    classifier = GEmoCLAPClassifier.from_pretrained("me/clap", revision="v1", token="t")
+    assert classifier.labels == LABELS
+    assert asked["repo_id"] == "me/clap"
+    assert (asked["revision"], asked["token"]) == ("v1", "t")
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"config.json", "model.safetensors", "tokenizer"}
+
+
+@pytest.mark.parametrize(
+    "source", ["./missing", "/missing/folder", "a/b/c", "../x", "exported", "with space/name"]
+)
+def test_what_is_neither_folder_nor_hub_id(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="no folder .* no hub id"):
+        GEmoCLAPClassifier.from_pretrained(source)
+
+
+def test_hub_that_has_no_such_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("socket.socket.connect", _refuse)
+    with pytest.raises(ConfigurationError, match="no folder exports/emotion .* from the hub"):
+        GEmoCLAPClassifier.from_pretrained("exports/emotion", cache_dir=tmp_path)
+
+
+def _refuse(*_):
+    raise OSError("no network")
