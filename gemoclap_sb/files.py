@@ -1,9 +1,9 @@
-"""Files that are either whole or not there.
+"""Files and folders that are either whole or not there.
 
-Training is killed at any moment and started again. A file that other steps rely
-on (a manifest, ``metrics.json``, a picture) is therefore written under another
-name in the same folder and renamed at the end: POSIX and Windows rename within
-one file system in one step.
+Training is killed at any moment and started again. What other steps rely on (a
+manifest, ``metrics.json``, an exported model) is therefore written under another name
+in the same folder and renamed at the end: POSIX and Windows rename within one file
+system in one step.
 """
 
 from __future__ import annotations
@@ -12,36 +12,19 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-__all__ = ["atomic_path", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path that takes the place of ``path`` if all goes well.
 
-    The temporary file lies in the same folder, is hidden, and keeps the ending
-    of ``path``, because many writers choose their format by it. The folder is
-    made if it is missing. On an error the temporary file is removed and
-    whatever ``path`` held before stays as it was.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The file to write or to replace.
-
-    Yields
-    ------
-    Path
-        Where to write.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the body of the ``with`` wrote nothing.
+    It lies in the same folder, which is made if it is missing, is hidden, and keeps the
+    ending of ``path``, by which many writers choose their format. On an error it is removed
+    and ``path`` stays as it was. FileNotFoundError if nothing was written.
 
     Examples
     --------
@@ -54,8 +37,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    temporary = _beside(path)
     try:
         yield temporary
         if not temporary.exists():
@@ -68,15 +50,43 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Give an empty temporary folder that takes the place of ``path`` if all goes well.
+
+    A folder that stood there is removed afterwards, and stays as it was on an error.
+
+    Examples
+    --------
+    >>> folder = getfixture("tmp_path") / "model"
+    >>> with atomic_folder(folder) as temporary:
+    ...     write_text(temporary / "README.md", "whole")
+    ...     print(folder.exists())
+    False
+    >>> [path.name for path in folder.iterdir()]
+    ['README.md']
+    """
+    path = Path(path)
+    temporary = _beside(path)
+    temporary.mkdir()
+    replaced = _beside(path)
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, replaced)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if replaced.exists():
+                os.replace(replaced, path)
+            raise
+    finally:
+        for leftover in (temporary, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     r"""Write UTF-8 text with ``\n`` line ends, whole or not at all.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The file to write or to replace.
-    text : str
-        What the file shall hold.
 
     Examples
     --------
@@ -85,36 +95,21 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     >>> path.read_bytes()
     b'# \xc3\x84pfel\n'
     """
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="\n") as stream,
-    ):
-        stream.write(text)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
     """Write JSON that every JSON reader takes, whole or not at all.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The file to write or to replace.
-    obj : object
-        Anything that :mod:`json` encodes. Keys keep their order.
-
-    Raises
-    ------
-    ValueError
-        If ``obj`` holds NaN or an infinity, which JSON does not have. Write
-        ``None`` where a figure is undefined.
-    TypeError
-        If ``obj`` holds something that JSON cannot express.
+    ValueError for NaN and infinity, which JSON does not have; TypeError for what it cannot
+    express.
 
     Examples
     --------
     >>> path = getfixture("tmp_path") / "metrics.json"
     >>> write_json(path, {"war": 0.75, "labels": ["ang", "neu"]})
-    >>> json.loads(path.read_text(encoding="utf-8"))
+    >>> read_json(path)
     {'war': 0.75, 'labels': ['ang', 'neu']}
     """
     try:
@@ -127,3 +122,14 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
     except TypeError as error:
         raise TypeError(f"Cannot write {path}: {error}.") from error
     write_text(path, text + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a UTF-8 JSON file; OSError or ValueError where that cannot be."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _beside(path: Path) -> Path:
+    """Name something hidden in the folder of a path, and make that folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")

@@ -1,12 +1,14 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from gemoclap_sb.files import atomic_path, write_json, write_text
+from gemoclap_sb.files import atomic_folder, atomic_path, write_json, write_text
 
 
 def test_old_content_stays_until_the_new_one_is_whole(tmp_path):
@@ -64,6 +66,39 @@ def test_writing_nothing_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="a.txt"), atomic_path(tmp_path / "a.txt"):
         time.sleep(0)
     assert list(tmp_path.iterdir()) == []
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / "deep" / "model"
+    for content in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / content).touch()
+            assert names(folder) == ([] if content == "old" else ["old"])
+    assert names(tmp_path) == ["deep/model/new"]
+
+
+@pytest.mark.parametrize("failure", ["writing", "renaming"])
+def test_error_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch, failure):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").touch()
+    replace = os.replace
+
+    def refuse_new(source, target):
+        if failure == "renaming" and str(target) == str(folder) and (Path(source) / "new").exists():
+            raise OSError("disk gone")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_new)
+    with pytest.raises(OSError, match="disk"), atomic_folder(folder) as temporary:
+        (temporary / "new").touch()
+        if failure == "writing":
+            raise OSError("disk full")
+    assert names(tmp_path) == ["model/old"]
 
 
 def test_write_text_is_utf8_with_line_feeds(tmp_path):
