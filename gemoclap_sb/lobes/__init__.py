@@ -1,9 +1,9 @@
 """Encoders of waveforms and of sentences, pooling and projection.
 
-An **audio lobe** is any module ``(wavs [B, T], wav_lens [B]) -> frames [B, F, D]``.
-Those here also say their ``output_size`` and their exact ``frame_lengths``, so that
-an utterance has the same embedding in every batch. A **text lobe** is any module
-``(N sentences) -> [N, Dt]``. Each can be used alone in another recipe's YAML.
+An **audio lobe** is any module ``(wavs [B, T], wav_lens [B]) -> frames [B, F, D]``. Those here
+also say their ``output_size`` and their exact ``frame_lengths``, so that an utterance has the
+same embedding in every batch. A **text lobe** is any module ``(N sentences) -> [N, Dt]``. Each
+can be used alone in another recipe's YAML.
 """
 
 from gemoclap_sb.lobes.lengths import frame_lengths, mask_from_lengths, sample_lengths

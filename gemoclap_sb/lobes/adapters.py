@@ -1,7 +1,7 @@
 """Low-rank adapters in a large encoder, through SpeechBrain's own.
 
-Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv
-2106.09685; `speechbrain.nnet.adapters`.
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685;
+`speechbrain.nnet.adapters`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from collections.abc import Sequence
 from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from torch import nn
 
-ATTENTION_PROJECTIONS = (
-    "encoder.layers.*.attention.q_proj",
-    "encoder.layers.*.attention.v_proj",
-)
-"""The query and value projections, which the paper adapts."""
+# The query and value projections, which the paper adapts.
+ATTENTION_PROJECTIONS = ("encoder.layers.*.attention.q_proj", "encoder.layers.*.attention.v_proj")
 
 
 def insert_lora(
@@ -66,9 +63,8 @@ def insert_lora(
     wrong = [n for n in adapted.replace_layers if not isinstance(model.get_submodule(n), kinds)]
     if wrong or not adapted.replace_layers:
         raise ValueError(
-            f"target_layers: expected names of linear or convolutional layers, found "
-            f"{wrong or 'no layer'} for {list(target_layers)}; "
-            "names are those of model.named_modules()"
+            "target_layers: expected linear or convolutional layers among named_modules(), found "
+            f"{wrong or 'no layer'} for {list(target_layers)}"
         )
     # Only the insertion is wanted: the wrapper would rename every key of the state dictionary.
     adapted.insert_adapters()

@@ -1,14 +1,13 @@
 """WavLM's gated relative position attention, fused.
 
-The logits of head h are q_i . k_j / sqrt(d) + g_i * r_h(j - i): r is a learnt bias
-per bucketed distance, shared by all layers, and g a gate computed from frame i.
-transformers runs this eagerly: each layer writes the [B*H, T, T] bias, logits and
-probabilities to memory and keeps them for backward. Here the weights are the same
-and the T x T tensors are not kept.
+The logits of head h are q_i . k_j / sqrt(d) + g_i * r_h(j - i): r is a learnt bias per bucketed
+distance, shared by all layers, and g a gate computed from frame i. transformers runs this
+eagerly: each layer writes the [B*H, T, T] bias, logits and probabilities to memory and keeps
+them for backward. Here the weights are the same and the T x T tensors are not kept.
 
-Sources: Chen et al., "WavLM", arXiv 2110.13900, section III; transformers'
-`WavLMAttention`; Dao et al., "FlashAttention", arXiv 2205.14135, for recomputing the
-probabilities in backward; Dong et al., "Flex Attention", arXiv 2412.05496.
+Sources: Chen et al., "WavLM", arXiv 2110.13900, section III; transformers' `WavLMAttention`; Dao
+et al., "FlashAttention", arXiv 2205.14135, for recomputing the probabilities in backward; Dong et
+al., "Flex Attention", arXiv 2412.05496.
 """
 
 from __future__ import annotations
@@ -25,28 +24,18 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from gemoclap_sb.lobes.chunked_attention import chunked_gated_attention
 
-IMPLEMENTATIONS = ("auto", "sdpa", "flex", "eager")
+FUSED = ("auto", "sdpa", "flex")
 
 
 class PositionBias(NamedTuple):
-    """The relative position bias of one forward pass, made by the first layer for all.
+    """The relative position bias of one forward pass, made by the first layer for all."""
 
-    Attributes
-    ----------
-    implementation : str
-        `"sdpa"` or `"flex"`: what the first layer chose, and the others follow.
-    values : Tensor
-        [H, T, T] for `sdpa`; [H, 2T - 1], one value per distance from 1 - T to T - 1, for `flex`.
-    block_mask : BlockMask or None
-        The padding as `flex` wants it.
-    """
-
-    implementation: str
-    values: Tensor
-    block_mask: BlockMask | None = None
+    implementation: str  # What the first layer chose, and the others follow.
+    values: Tensor  # sdpa: [H, T, T]. flex: [H, 2T - 1], for each distance from 1 - T to T - 1.
+    block_mask: BlockMask | None = None  # The padding as flex wants it.
 
 
-class FusedWavLMAttention(nn.Module):
+class FusedWavLMAttention(WavLMAttention):
     """A drop-in for transformers' `WavLMAttention`: same weights and keys, same numbers.
 
     It returns no attention weights, since a fused kernel has none to return.
@@ -58,8 +47,14 @@ class FusedWavLMAttention(nn.Module):
     implementation : str
         `"sdpa"`: scaled_dot_product_attention; on the CPU utterance by utterance, without its
         padding, with the probabilities recomputed in backward. `"flex"`: `flex_attention`, which
-        never materialises the T x T bias; no attention dropout, and on the CPU no backward.
-        `"auto"`: `flex` where a CUDA device trains without attention dropout, else `sdpa`.
+        never materialises the T x T bias; no attention dropout, on the CPU no backward, on a GPU
+        experimental: not measured yet. `"auto"`: `flex` where a CUDA device trains without
+        attention dropout, else `sdpa`.
+
+    Raises
+    ------
+    ValueError
+        If the implementation is unknown, or `flex` is asked for what it does not do.
 
     Examples
     --------
@@ -71,27 +66,16 @@ class FusedWavLMAttention(nn.Module):
     """
 
     def __init__(self, stock: WavLMAttention, implementation: str = "auto") -> None:
-        super().__init__()
-        if implementation not in ("auto", "sdpa", "flex"):
-            raise ValueError(
-                f"expected attention to be 'auto', 'sdpa' or 'flex', found {implementation!r}; "
-                "for 'eager' keep the stock module"
-            )
+        # Not the stock constructor, which would draw random weights.
+        nn.Module.__init__(self)
+        if implementation not in FUSED:
+            raise ValueError(f"attention: expected one of {FUSED}, found {implementation!r}")
         self.implementation = implementation
-        self.embed_dim = stock.embed_dim
-        self.num_heads = stock.num_heads
-        self.head_dim = stock.head_dim
+        for name in ("embed_dim", "num_heads", "head_dim", "num_buckets", "max_distance"):
+            setattr(self, name, getattr(stock, name))
         self.dropout = stock.dropout
-        self.num_buckets = stock.num_buckets
-        self.max_distance = stock.max_distance
-        self.k_proj = stock.k_proj
-        self.v_proj = stock.v_proj
-        self.q_proj = stock.q_proj
-        self.out_proj = stock.out_proj
-        self.gru_rel_pos_const = stock.gru_rel_pos_const
-        self.gru_rel_pos_linear = stock.gru_rel_pos_linear
-        if hasattr(stock, "rel_attn_embed"):
-            self.rel_attn_embed = stock.rel_attn_embed
+        for name, part in (*stock.named_parameters(recurse=False), *stock.named_children()):
+            setattr(self, name, part)
 
     def forward(
         self,
@@ -101,32 +85,9 @@ class FusedWavLMAttention(nn.Module):
         index: int = 0,
         **kwargs: object,
     ) -> tuple[Tensor, None, PositionBias]:
-        """Attend.
+        """Attend over frames [B, T, D]; padding, at the end only, is False in the mask [B, T].
 
-        Parameters
-        ----------
-        hidden_states : Tensor
-            [B, T, D].
-        attention_mask : Tensor or None
-            True where a frame belongs to its utterance, padding at the end only, bool [B, T];
-            None where nothing is padded.
-        position_bias : PositionBias or None
-            What the first layer returned; None in the first layer.
-        index : int
-            The layer's number, unused, for the stock module's signature.
-        **kwargs : object
-            Unused, for the stock module's signature.
-
-        Returns
-        -------
-        tuple
-            Frames [B, T, D] (padded ones mean nothing), None in place of the attention weights,
-            and the position bias for the next layer.
-
-        Raises
-        ------
-        ValueError
-            If `flex` is asked for what it does not do: attention dropout, or training on the CPU.
+        Returns the frames (padded ones mean nothing), None, and the bias for the next layer.
         """
         batch, length, _ = hidden_states.shape
         heads = (batch, length, self.num_heads, self.head_dim)
@@ -134,18 +95,17 @@ class FusedWavLMAttention(nn.Module):
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         gate = self._gate(hidden_states)
-        if position_bias is None:
-            position_bias = self._position_bias(query, attention_mask)
         dropout = self.dropout if self.training else 0.0
+        if position_bias is None:
+            position_bias = self._position_bias(query, attention_mask, dropout)
+        values = position_bias.values
         if position_bias.implementation == "flex":
             output = _flex(query, key, value, gate, position_bias, dropout)
         elif query.device.type == "cpu" and not torch.compiler.is_compiling():
             lengths = [length] * batch if attention_mask is None else attention_mask.sum(1).tolist()
-            output = chunked_gated_attention(
-                query, key, value, gate, position_bias.values, lengths, dropout
-            )
+            output = chunked_gated_attention(query, key, value, gate, values, lengths, dropout)
         else:
-            bias = gate.unsqueeze(-1) * position_bias.values
+            bias = gate.unsqueeze(-1) * values
             if attention_mask is not None:
                 bias = bias.masked_fill(~attention_mask[:, None, None], float("-inf"))
             output = F.scaled_dot_product_attention(
@@ -164,39 +124,25 @@ class FusedWavLMAttention(nn.Module):
             gate = update * (reset * self.gru_rel_pos_const.view(-1) - 1.0) + 2.0
         return gate.transpose(1, 2)
 
-    def _position_bias(self, query: Tensor, attention_mask: Tensor | None) -> PositionBias:
+    def _position_bias(self, query: Tensor, mask: Tensor | None, dropout: float) -> PositionBias:
         """Look up the bias of every distance, once per forward pass."""
         length = query.shape[2]
         implementation = self.implementation
         if implementation == "auto":
-            implementation = _fastest(query, self.dropout if self.training else 0.0)
+            implementation = _fastest(query, dropout)
         if implementation == "sdpa" and torch.compiler.is_compiling():
             # The windows below would compile anew for every length.
-            return PositionBias("sdpa", WavLMAttention.compute_bias(self, length, length))
+            return PositionBias("sdpa", self.compute_bias(length, length))
         distances = torch.arange(1 - length, length, device=query.device)
         table = self.rel_attn_embed(self._relative_positions_bucket(distances)).t().contiguous()
         if implementation == "flex":
-            return PositionBias("flex", table, _padding_blocks(attention_mask))
+            return PositionBias("flex", table, _padding_blocks(mask))
         # Window T - 1 - i of the table is row i of the matrix r(j - i).
         return PositionBias("sdpa", table.unfold(1, length, 1).flip(1))
 
-    def _relative_positions_bucket(self, relative_positions: Tensor) -> Tensor:
-        """Bucket signed distances, exactly as the stock module does."""
-        return WavLMAttention._relative_positions_bucket(self, relative_positions)
-
 
 def fuse_wavlm_attention(model: nn.Module, implementation: str) -> None:
-    """Replace the attention of every layer of a transformers WavLM, in place.
-
-    Parameters and the keys of the state dictionary stay as they are.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A `WavLMModel`.
-    implementation : str
-        One of `auto`, `sdpa`, `flex`; see `FusedWavLMAttention`.
-    """
+    """Make the attention of every layer of a `WavLMModel` a `FusedWavLMAttention`, in place."""
     for layer in model.encoder.layers:
         layer.attention = FusedWavLMAttention(layer.attention, implementation)
 

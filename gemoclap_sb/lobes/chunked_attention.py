@@ -1,9 +1,9 @@
 """Attention with a gated bias on the CPU, in pieces that stay in the cache.
 
-scaled_dot_product_attention has no fused CPU kernel for a bias that needs a gradient,
-nor for dropout. Here each utterance is cut to its own length, its heads are taken a
-few at a time, and only the inputs and the output are kept: backward computes the
-probabilities again. Nothing of size [B, H, T, T] exists, and padding costs nothing.
+scaled_dot_product_attention has no fused CPU kernel for a bias that needs a gradient, nor for
+dropout. Here each utterance is cut to its own length, its heads are taken a few at a time, and
+only the inputs and the output are kept: backward computes the probabilities again. Nothing of
+size [B, H, T, T] exists, and padding costs nothing.
 
 Source: Dao et al., "FlashAttention", arXiv 2205.14135, sections 3.1 and B.4 (backward).
 """
@@ -11,11 +11,12 @@ Source: Dao et al., "FlashAttention", arXiv 2205.14135, sections 3.1 and B.4 (ba
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 # Three heads of 15 s: 2-core measurements are flat from one head to three, slower with twelve.
 _CHUNK_ELEMENTS = 1_800_000
@@ -32,23 +33,8 @@ def chunked_gated_attention(
 ) -> Tensor:
     """Compute softmax(q k^T / sqrt(d) + gate * bias) v for each utterance's own frames.
 
-    Parameters
-    ----------
-    query, key, value : Tensor
-        [B, H, T, d].
-    gate : Tensor
-        [B, H, T], one factor per query frame and head.
-    bias : Tensor
-        [H, T, T].
-    lengths : Sequence of int
-        Valid frames of each utterance.
-    dropout : float
-        Probability of dropping an attention probability. Drawn from torch's generator.
-
-    Returns
-    -------
-    Tensor
-        [B, H, T, d], zero past each length. Gradients reach all five tensors.
+    Of query, key and value [B, H, T, d], a gate [B, H, T] per query frame, a bias [H, T, T] and
+    each utterance's valid frames; [B, H, T, d], zero past each length.
 
     Examples
     --------
@@ -59,24 +45,15 @@ def chunked_gated_attention(
     >>> torch.allclose(output[:1], expected, atol=1e-6), bool((output[1, :, 6:] == 0).all())
     (True, True)
     """
-    return _ChunkedGatedAttention.apply(query, key, value, gate, bias, tuple(lengths), dropout)
+    return _ChunkedGatedAttention.apply(tuple(lengths), dropout, query, key, value, gate, bias)
 
 
 class _ChunkedGatedAttention(torch.autograd.Function):
-    """Forward and backward of `chunked_gated_attention`."""
+    """Keep inputs and output, and compute the probabilities again in backward."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        gate: Tensor,
-        bias: Tensor,
-        lengths: tuple[int, ...],
-        dropout: float,
-    ) -> Tensor:
-        """Attend chunk by chunk and keep inputs and output."""
+    def forward(ctx: Any, lengths: tuple[int, ...], dropout: float, *inputs: Tensor) -> Tensor:
+        query, key, value, gate, bias = inputs
         ctx.lengths, ctx.dropout = lengths, dropout
         # Drawn from the global generator, so that seeds and recomputation govern the dropout.
         ctx.seed = int(torch.randint(2**62, ())) if dropout else 0
@@ -94,13 +71,12 @@ class _ChunkedGatedAttention(torch.autograd.Function):
                     output[b, h, :n] = F.scaled_dot_product_attention(
                         q[None], k[None], v[None], attn_mask=gated[None]
                     )[0]
-        ctx.save_for_backward(query, key, value, gate, bias, output)
+        ctx.save_for_backward(*inputs, output)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, output_grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute the probabilities again and push the gradient through them."""
+    def backward(ctx: Any, output_grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, gate, bias, output = ctx.saved_tensors
         query_grad, key_grad, value_grad = map(_zeros_like, (query, key, value))
         gate_grad, bias_grad = torch.zeros_like(gate), torch.zeros_like(bias)
@@ -127,7 +103,7 @@ class _ChunkedGatedAttention(torch.autograd.Function):
                 logits_grad = logits_grad.mul_(scale).to(q.dtype)
                 query_grad[b, h, :n] = logits_grad @ k
                 key_grad[b, h, :n] = logits_grad.transpose(1, 2) @ q
-        return query_grad, key_grad, value_grad, gate_grad, bias_grad, None, None
+        return None, None, query_grad, key_grad, value_grad, gate_grad, bias_grad
 
 
 def _chunks(lengths: Sequence[int], heads: int) -> Iterator[tuple[int, slice, int]]:
@@ -153,11 +129,9 @@ def _probabilities(query: Tensor, key: Tensor, gated_bias: Tensor) -> Tensor:
 
 
 def _draw(shape: torch.Size, dropout: float, seed: int) -> tuple[Tensor, float]:
-    """Draw what dropout drops, the same for the same seed, and the factor for what it keeps.
-
-    Each 64-bit draw decides four elements, five times as fast as `bernoulli_`; the probability
-    is rounded to a multiple of 2^-16, and the factor goes with the rounded one.
-    """
+    """Draw what dropout drops, the same for the same seed, and the factor for what it keeps."""
+    # Each 64-bit draw decides four elements, five times as fast as bernoulli_. The probability
+    # is rounded to a multiple of 2^-16, and the factor goes with the rounded one.
     generator = torch.Generator().manual_seed(seed)
     size = shape.numel()
     draws = torch.empty((size + 3) // 4, dtype=torch.int64)

@@ -1,40 +1,34 @@
 """How many samples and how many frames of a padded batch are speech.
 
-SpeechBrain passes relative lengths: ``wav_lens[i]`` is utterance i's share of
-the longest. Multiplying and rounding gives the samples back exactly. The share
-of *frames* is not the same number, since a front end's strides round: a lobe
-that knows its strides says so by a method ``frame_lengths(samples)``, and only
-for one that does not is the relative length applied to the frames, which is
-SpeechBrain's own convention and may be a frame off.
+SpeechBrain passes relative lengths: ``wav_lens[i]`` is utterance i's share of the longest.
+Multiplying and rounding gives the samples back exactly. The share of *frames* is another number,
+since a front end's strides round: a lobe that knows its strides says so by a method
+``frame_lengths(samples)``. Any other gets SpeechBrain's own convention, the relative length
+applied to the frames, which may be a frame off.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 
 def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
-    """Count the valid samples of each utterance.
+    """Count the valid samples of each utterance, int64 [B], within 1 and T.
 
     Parameters
     ----------
     wavs : Tensor
-        ``[B, T]``, padded to the longest.
+        [B, T], padded to the longest.
     wav_lens : Tensor
-        ``[B]``, relative to the longest.
-
-    Returns
-    -------
-    Tensor
-        int64 ``[B]``, within 1 and T.
+        [B], relative to the longest.
 
     Raises
     ------
     ValueError
-        If the shapes are not ``[B, T]`` and ``[B]``, or T is zero.
+        If the shapes are not [B, T] and [B], or T is zero.
 
     Examples
     --------
@@ -57,26 +51,16 @@ def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
 
 
 def frame_lengths(lobe: nn.Module, frames: Tensor, wavs: Tensor, wav_lens: Tensor) -> Tensor:
-    """Count the valid frames of each utterance.
-
-    Exact where the lobe has ``frame_lengths(samples)``; otherwise relative
-    lengths are applied to the frames.
+    """Count the valid frames of each utterance, int64 [B], within 1 and F.
 
     Parameters
     ----------
     lobe : nn.Module
-        The audio lobe that made the frames.
+        The audio lobe that made the frames; asked for its ``frame_lengths`` if it has any.
     frames : Tensor
-        ``[B, F, D]``.
-    wavs : Tensor
-        ``[B, T]``.
-    wav_lens : Tensor
-        ``[B]``, relative to the longest.
-
-    Returns
-    -------
-    Tensor
-        int64 ``[B]``, within 1 and F.
+        [B, F, D].
+    wavs, wav_lens : Tensor
+        As for `sample_lengths`.
 
     Examples
     --------
@@ -92,19 +76,14 @@ def frame_lengths(lobe: nn.Module, frames: Tensor, wavs: Tensor, wav_lens: Tenso
 
 
 def mask_from_lengths(lengths: Tensor, size: int) -> Tensor:
-    """Mask that is true where an utterance is and false where padding is.
+    """Mask, bool [B, size], that is true where an utterance is and false where padding is.
 
     Parameters
     ----------
     lengths : Tensor
-        Integer ``[B]``.
+        Integer [B].
     size : int
         Length of the padded axis.
-
-    Returns
-    -------
-    Tensor
-        bool ``[B, size]``.
 
     Examples
     --------
@@ -115,48 +94,32 @@ def mask_from_lengths(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Count the samples that the first frame of stacked convolutions sees.
+
+    >>> receptive_field([10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2])  # wav2vec 2.0's: 25 ms
+    400
+    """
+    samples = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
 def relative_lengths(lengths: Tensor, size: int) -> Tensor:
-    """Turn counts into relative lengths that SpeechBrain's masks turn back exactly.
+    """Turn counts [B] into relative lengths that SpeechBrain's masks turn back exactly.
 
-    Its modules keep frame t where ``t < relative * size``. A count divided and
-    multiplied back may come out just above itself, which keeps a frame too many;
-    half a frame less cannot.
-
-    Parameters
-    ----------
-    lengths : Tensor
-        Integer ``[B]``.
-    size : int
-        Frames of the padded batch.
-
-    Returns
-    -------
-    Tensor
-        float32 ``[B]``.
-
-    Examples
-    --------
     >>> relative_lengths(torch.tensor([2, 4]), 4)
     tensor([0.3750, 0.8750])
     """
+    # Those keep frame t where t < relative * size. A count divided and multiplied back may come
+    # out just above itself, which keeps a frame too many; half a frame less cannot.
     return (lengths.float() - 0.5) / size
 
 
 def valid_positions(mask: Tensor) -> Tensor | None:
-    """List the valid frames of a batch, or say that all are valid.
+    """List where a mask [B, F] is true, int64 positions in [B * F]; None if it is everywhere.
 
-    Parameters
-    ----------
-    mask : Tensor
-        bool ``[B, F]``.
-
-    Returns
-    -------
-    Tensor or None
-        int64 positions in ``[B * F]``; None where there is no padding.
-
-    Examples
-    --------
     >>> valid_positions(torch.tensor([[True, True], [True, False]]))
     tensor([0, 1, 2])
     """
@@ -165,24 +128,10 @@ def valid_positions(mask: Tensor) -> Tensor | None:
 
 
 def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Tensor:
-    """Apply a BatchNorm as if the batch had no padding.
+    """Apply a BatchNorm to x [B, C, F] as if there were the `valid_positions` only.
 
-    Parameters
-    ----------
-    norm : nn.Module
-        Batch normalisation that takes ``[N, C]`` and ``[N, C, F]``.
-    x : Tensor
-        ``[B, C, F]``.
-    positions : Tensor or None
-        What `valid_positions` gave; None normalises the whole.
+    The other frames come out zero; None normalises the whole.
 
-    Returns
-    -------
-    Tensor
-        ``[B, C, F]``; where positions are given, the others are zero.
-
-    Examples
-    --------
     >>> norm, x = nn.BatchNorm1d(1), torch.tensor([[[1.0, 3.0, 9.0]]])
     >>> normalize_valid(norm, x, torch.tensor([0, 1])).round().detach()
     tensor([[[-1.,  1.,  0.]]])
@@ -190,26 +139,6 @@ def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Ten
     if positions is None:
         return norm(x)
     batch, channels, size = x.shape
-    frames = norm(_Pack.apply(x.transpose(1, 2).reshape(-1, channels), positions))
+    frames = norm(x.transpose(1, 2).reshape(-1, channels).index_select(0, positions))
     padded = frames.new_zeros(batch * size, channels).index_copy(0, positions, frames)
     return padded.view(batch, size, channels).transpose(1, 2)
-
-
-class _Pack(torch.autograd.Function):
-    """``frames[positions]`` for distinct positions.
-
-    Its gradient is a plain copy. Indexing's own must add up, since it cannot know that
-    no position comes twice, and is several times slower on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, frames: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(positions)
-        ctx.size = frames.shape[0]
-        return frames.index_select(0, positions)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (positions,) = ctx.saved_tensors
-        zeros = gradient.new_zeros(ctx.size, gradient.shape[1])
-        return zeros.index_copy(0, positions, gradient), None

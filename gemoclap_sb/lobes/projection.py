@@ -1,9 +1,8 @@
 """The multilayer perceptron that takes a tower's vector into the common space.
 
-GEmo-CLAP puts a multilayer perceptron on either tower and does not give its shape
-(Pan et al., arXiv 2306.07848, section 2.1). The form here is LAION-CLAP's: two
-linear layers with a ReLU between, the hidden layer as wide as the output, 512
-there (Wu et al., arXiv 2211.06687).
+GEmo-CLAP puts a multilayer perceptron on either tower and does not give its shape (Pan et al.,
+arXiv 2306.07848, section 2.1). The form here is LAION-CLAP's: two linear layers with a ReLU
+between, the hidden layer as wide as the output, 512 there (Wu et al., arXiv 2211.06687).
 """
 
 from __future__ import annotations
@@ -46,11 +45,8 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         hidden_size = output_size if hidden_size is None else hidden_size
-        for name, size in (
-            ("input_size", input_size),
-            ("output_size", output_size),
-            ("hidden_size", hidden_size),
-        ):
+        sizes = {"input_size": input_size, "output_size": output_size, "hidden_size": hidden_size}
+        for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {size!r}.")
         if not 0.0 <= dropout < 1.0:
@@ -64,5 +60,5 @@ class Projection(nn.Module):
         )
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Project vectors ``[N, input_size]`` to ``[N, output_size]``."""
+        """Project vectors [N, input_size] to [N, output_size]."""
         return self.layers(vectors)

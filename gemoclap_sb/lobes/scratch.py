@@ -1,22 +1,22 @@
 """A small audio encoder that trains from nothing, for where no pretrained weights are.
 
-Log-Mel energies (SpeechBrain's ``Fbank``), mean-normalised per utterance, SpecAugment
-in training (Park et al., arXiv 1904.08779), then the frame-level part of ECAPA-TDNN
-(Desplanques et al., arXiv 2005.07143): a TDNN layer, three SE-Res2Net blocks and the
-multi-layer feature aggregation, up to where its pooling begins.
+Log-Mel energies (SpeechBrain's ``Fbank``), mean-normalised per utterance, SpecAugment in training
+(Park et al., arXiv 1904.08779), then the frame-level part of ECAPA-TDNN (Desplanques et al.,
+arXiv 2005.07143): a TDNN layer, three SE-Res2Net blocks and the multi-layer feature aggregation,
+up to where its pooling begins.
 
-The blocks are SpeechBrain's and so are the names of their weights. What differs is the
-edge of an utterance. SpeechBrain pads a batch's end by reflection and convolves over
-padded frames, so an utterance's features depend on its batch. Here whatever lies past
-an utterance's end is zero before every convolution, and the convolutions pad with
-zeros, so that an utterance alone and an utterance in a batch see the same.
+The blocks are SpeechBrain's and so are the names of their weights. What differs is the edge of an
+utterance. SpeechBrain pads a batch's end by reflection and convolves over padded frames, so an
+utterance's features depend on its batch. Here whatever lies past an utterance's end is zero
+before every convolution, and the convolutions pad with zeros, so that an utterance alone and an
+utterance in a batch see the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from gemoclap_sb.lobes.configured import Configured
 from gemoclap_sb.lobes.lengths import (
     mask_from_lengths,
     normalize_valid,
@@ -48,12 +49,11 @@ class _ValidFrames(NamedTuple):
     positions: Tensor | None  # for BatchNorm in training
 
 
-class ScratchEncoder(nn.Module):
+class ScratchEncoder(Configured):
     """Log-Mel energies and the frame-level part of ECAPA-TDNN.
 
-    An utterance of n samples has ``n // hop + 1`` frames, so one sample already gives a
-    frame. BatchNorm's statistics in training are those of the
-    valid frames only.
+    An utterance of n samples has ``n // hop + 1`` frames, so one sample already gives a frame.
+    BatchNorm's statistics in training are those of the valid frames only.
 
     Parameters
     ----------
@@ -62,11 +62,11 @@ class ScratchEncoder(nn.Module):
     n_mels : int
         Mel bands.
     hop_ms : int
-        Milliseconds from a frame to the next; a window is 25 ms. ECAPA-TDNN has 10, the
-        SSL encoders 20. Twice the hop is about half the work.
+        Milliseconds from a frame to the next; a window is 25 ms. ECAPA-TDNN has 10, the SSL
+        encoders 20. Twice the hop is about half the work.
     channels : int
-        Channels of the blocks, a multiple of ``res2net_scale``. ECAPA-TDNN has 512 or
-        1024; with 128 the encoder trains on a CPU.
+        Channels of the blocks, a multiple of ``res2net_scale``. ECAPA-TDNN has 512 or 1024; with
+        128 the encoder trains on a CPU.
     output_size : int, optional
         D, size of a frame; by default three times ``channels``, as in ECAPA-TDNN.
     res2net_scale : int
@@ -118,29 +118,10 @@ class ScratchEncoder(nn.Module):
         frequency_mask_bands: int = 8,
         gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
         output_size = 3 * channels if output_size is None else output_size
-        self._config: dict[str, Any] = {
-            "sample_rate": sample_rate,
-            "n_mels": n_mels,
-            "hop_ms": hop_ms,
-            "channels": channels,
-            "output_size": output_size,
-            "res2net_scale": res2net_scale,
-            "se_channels": se_channels,
-            "dropout": dropout,
-            "spec_augment": spec_augment,
-            "time_masks": time_masks,
-            "time_mask_frames": time_mask_frames,
-            "frequency_masks": frequency_masks,
-            "frequency_mask_bands": frequency_mask_bands,
-            "gradient_checkpointing": gradient_checkpointing,
-        }
+        super().__init__(locals())
         if channels % res2net_scale:
-            raise ValueError(
-                f"channels: expected a multiple of res2net_scale ({res2net_scale}), "
-                f"found {channels}."
-            )
+            raise ValueError(f"channels: expected a multiple of {res2net_scale=}, found {channels}")
         self.output_size = output_size
         self.gradient_checkpointing = gradient_checkpointing
         window = round(sample_rate * WINDOW_MS / 1000)
@@ -153,58 +134,28 @@ class ScratchEncoder(nn.Module):
             hop_length=hop_ms,
         )
         self.mean = MaskedMeanPooling(n_mels)
-        self.augment = nn.ModuleList()
+        self.augment = nn.Sequential()
         if spec_augment:
             # Zero is the utterance's own mean here, which is what SpecAugment fills with.
             self.augment.append(_drop("time", time_masks, time_mask_frames, 1))
             self.augment.append(_drop("frequency", frequency_masks, frequency_mask_bands, 2))
         self.blocks = nn.ModuleList([TDNNBlock(n_mels, channels, 5, 1, dropout=dropout)])
+        sizes = (channels, channels, res2net_scale, se_channels)
         for dilation in (2, 3, 4):
-            self.blocks.append(
-                SERes2NetBlock(
-                    channels,
-                    channels,
-                    res2net_scale=res2net_scale,
-                    se_channels=se_channels,
-                    kernel_size=3,
-                    dilation=dilation,
-                    dropout=dropout,
-                )
-            )
+            self.blocks.append(SERes2NetBlock(*sizes, 3, dilation, dropout=dropout))
         self.mfa = TDNNBlock(3 * channels, output_size, 1, 1, dropout=dropout)
         for module in self.modules():
             if isinstance(module, Conv1d):
                 module.padding_mode = "constant"
 
     def frame_lengths(self, samples: Tensor) -> Tensor:
-        """Exact valid frames of utterances.
-
-        Parameters
-        ----------
-        samples : Tensor
-            Integer ``[B]``.
-
-        Returns
-        -------
-        Tensor
-            int64 ``[B]``.
-        """
+        """Exact valid frames of utterances of that many samples, int64 [B]."""
         return samples // self.fbank.compute_STFT.hop_length + 1
 
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
-        """Encode waveforms.
+        """Encode mono waveforms [B, T] as frames [B, F, D], zero past an utterance's end.
 
-        Parameters
-        ----------
-        wavs : Tensor
-            float32 ``[B, T]``, mono; whatever lies past an utterance's end is ignored.
-        wav_lens : Tensor, optional
-            ``[B]``, relative to the longest; by default all are as long.
-
-        Returns
-        -------
-        Tensor
-            ``[B, F, D]``; frames past an utterance's end are zero.
+        ``wav_lens`` [B] are relative to the longest; by default all are as long.
         """
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
@@ -213,38 +164,25 @@ class ScratchEncoder(nn.Module):
         features = self._features(wavs, samples, lengths)
         size = features.shape[1]
         mask = mask_from_lengths(lengths, size)
-        valid = _ValidFrames(
-            mask=mask.unsqueeze(1),
-            relative=relative_lengths(lengths, size),
-            positions=valid_positions(mask) if self.training else None,
-        )
-        x = self._run(_tdnn, self.blocks[0], features.transpose(1, 2), valid)
-        outputs = []
+        positions = valid_positions(mask) if self.training else None
+        valid = _ValidFrames(mask.unsqueeze(1), relative_lengths(lengths, size), positions)
+        outputs = [self._run(self.blocks[0], features.transpose(1, 2), valid)]
         for block in self.blocks[1:]:
-            x = self._run(_se_res2net, block, x, valid)
-            outputs.append(x)
-        return self._run(_tdnn, self.mfa, torch.cat(outputs, dim=1), valid).transpose(1, 2)
+            outputs.append(self._run(block, outputs[-1], valid))
+        return self._run(self.mfa, torch.cat(outputs[1:], dim=1), valid).transpose(1, 2)
 
-    def _run(
-        self,
-        function: Callable[[Any, Tensor, _ValidFrames], Tensor],
-        block: nn.Module,
-        x: Tensor,
-        valid: _ValidFrames,
-    ) -> Tensor:
+    def _run(self, block: TDNNBlock | SERes2NetBlock, x: Tensor, valid: _ValidFrames) -> Tensor:
+        forward = _tdnn if isinstance(block, TDNNBlock) else _se_res2net
         if not (self.gradient_checkpointing and self.training):
-            return function(block, x, valid)
-        return checkpoint(
-            function,
-            block,
-            x,
-            valid,
-            use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), _untracked_statistics(block)),
-        )
+            return forward(block, x, valid)
+
+        def contexts() -> tuple:
+            return contextlib.nullcontext(), _untracked_statistics(block)
+
+        return checkpoint(forward, block, x, valid, use_reentrant=False, context_fn=contexts)
 
     def _features(self, wavs: Tensor, samples: Tensor, lengths: Tensor) -> Tensor:
-        """Normalised, and in training augmented, log-Mel energies ``[B, F, n_mels]``."""
+        """Normalised, and in training augmented, log-Mel energies [B, F, n_mels]."""
         wavs = wavs.float().masked_fill(~mask_from_lengths(samples, wavs.shape[1]), 0.0)
         with torch.autocast(wavs.device.type, enabled=False):
             power = spectral_magnitude(self.fbank.compute_STFT(wavs))
@@ -254,19 +192,7 @@ class ScratchEncoder(nn.Module):
             features = self.fbank.compute_fbanks(power.masked_fill(~mask, 0.0))
             features = features - self.mean(features, lengths).unsqueeze(1)
             features = features.masked_fill(~mask, 0.0)
-        if self.training:
-            for augment in self.augment:
-                features = augment(features)
-        return features
-
-    def to_config(self) -> dict[str, Any]:
-        """Plain data from which `from_config` builds the same encoder, without weights."""
-        return dict(self._config)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ScratchEncoder:
-        """Build the encoder of a configuration; weights are random."""
-        return cls(**config)
+        return self.augment(features) if self.training else features
 
 
 def _drop(axis: str, count: int, size: int, dim: int) -> SpectrogramDrop:
@@ -275,14 +201,8 @@ def _drop(axis: str, count: int, size: int, dim: int) -> SpectrogramDrop:
             f"{axis} masks: expected a count of 1 or more and a size of 2 or more, found "
             f"{count} and {size}. Set spec_augment: False for none."
         )
-    return SpectrogramDrop(
-        drop_length_low=1,
-        drop_length_high=size + 1,
-        drop_count_low=1,
-        drop_count_high=count,
-        replace="zeros",
-        dim=dim,
-    )
+    # The longest is exclusive, and the fewest are one.
+    return SpectrogramDrop(1, size + 1, drop_count_high=count, replace="zeros", dim=dim)
 
 
 def _tdnn(block: TDNNBlock, x: Tensor, valid: _ValidFrames) -> Tensor:

@@ -1,13 +1,12 @@
 """Self-supervised speech encoders as audio lobes: WavLM, HuBERT, wav2vec 2.0, data2vec-audio.
 
-Weights come through SpeechBrain's Hugging Face interface; the modules are
-transformers' own, run here so that an utterance has the same frames in every batch.
-The oracle is transformers itself, given the utterance alone and unpadded.
+Weights come through SpeechBrain's Hugging Face interface; the modules are transformers' own, run
+here so that an utterance has the same frames in every batch. The oracle is transformers itself,
+given the utterance alone and unpadded.
 
-Sources: Chen et al., "WavLM", arXiv 2110.13900; Hsu et al., "HuBERT", arXiv
-2106.07447; Baevski et al., "wav2vec 2.0", arXiv 2006.11477, and "data2vec", arXiv
-2202.03555; Hu et al., "LoRA", arXiv 2106.09685; Yang et al., "SUPERB", arXiv
-2105.01051, for the weighted sum of layers.
+Sources: Chen et al., "WavLM", arXiv 2110.13900; Hsu et al., "HuBERT", arXiv 2106.07447; Baevski
+et al., "wav2vec 2.0", arXiv 2006.11477, and "data2vec", arXiv 2202.03555; Hu et al., "LoRA",
+arXiv 2106.09685; Yang et al., "SUPERB", arXiv 2105.01051, for the weighted sum of layers.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from speechbrain.integrations.huggingface.huggingface import HFTransformersInterface
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
 
 from gemoclap_sb.lobes.adapters import insert_lora
 from gemoclap_sb.lobes.attention import fuse_wavlm_attention
-from gemoclap_sb.lobes.lengths import mask_from_lengths, sample_lengths
+from gemoclap_sb.lobes.lengths import mask_from_lengths, receptive_field, sample_lengths
 from gemoclap_sb.lobes.padding import (
     attention_mask,
     front_end_features,
@@ -33,19 +32,14 @@ from gemoclap_sb.lobes.padding import (
     run_layer,
     spec_augment,
 )
-from gemoclap_sb.lobes.ssl_options import (
-    SAMPLE_RATE,
-    check_checkpoint,
-    check_options,
-    receptive_field,
-)
+from gemoclap_sb.lobes.ssl_options import MODEL_TYPES, SAMPLE_RATE, check_options
 
 
 class SSLEncoder(HFTransformersInterface):
     """A self-supervised speech encoder: waveforms [B, T] to frames [B, F, D].
 
-    LayerDrop is off: a skipped layer leaves parameters without a gradient, which
-    distributed training refuses. The other dropouts are the checkpoint's.
+    `output_size` is D. LayerDrop is off: a skipped layer leaves parameters without a gradient,
+    which distributed training refuses. The other dropouts are the checkpoint's.
 
     Parameters
     ----------
@@ -80,11 +74,6 @@ class SSLEncoder(HFTransformersInterface):
     adapter_options : Mapping or None
         See `gemoclap_sb.lobes.adapters.insert_lora`.
 
-    Attributes
-    ----------
-    output_size : int
-        D.
-
     Raises
     ------
     ValueError
@@ -118,60 +107,28 @@ class SSLEncoder(HFTransformersInterface):
         adapter: str | None = None,
         adapter_options: Mapping[str, object] | None = None,
     ) -> None:
+        adapter_options = dict(adapter_options or {})
+        given = locals()
         # The interface calls override_config before it returns, which needs the options.
         nn.Module.__init__(self)
-        self.options = {
-            "freeze": freeze,
-            "freeze_feature_extractor": freeze_feature_extractor,
-            "normalize_wav": normalize_wav,
-            "layers": layers,
-            "attention": attention,
-            "attention_dropout": attention_dropout,
-            "apply_spec_augment": apply_spec_augment,
-            "gradient_checkpointing": gradient_checkpointing,
-            "pad_short": pad_short,
-            "adapter": adapter,
-            "adapter_options": dict(adapter_options or {}),
-        }
+        self.options = {name: given[name] for name in SSLEncoder.__init__.__kwdefaults__}
         check_options(self.options)
-        self.source = str(source)
-        super().__init__(
-            source=self.source,
-            save_path=str(save_path),
-            freeze=False,
-            # transformers would otherwise take a half-precision checkpoint's own type.
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        self.source, save_path = str(source), str(save_path)
+        # transformers would otherwise take a half-precision checkpoint's own type.
+        super().__init__(self.source, save_path, dtype=torch.float32, output_loading_info=True)
         if normalize_wav is None:
-            self.options["normalize_wav"] = self._read_preprocessor(str(save_path))
+            self.options["normalize_wav"] = self._read_preprocessor(save_path)
         self._assemble()
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> SSLEncoder:
-        """Build the same module from what `to_config` gave, with random weights.
+        """Build the module that `to_config` described, with random weights.
 
-        Parameters
-        ----------
-        config : Mapping
-            `model` (transformers' configuration, `model_type` included), `normalize_wav`, and any
-            other option of the constructor.
-
-        Returns
-        -------
-        SSLEncoder
-            Its state dictionary has the keys of the original's.
-
-        Raises
-        ------
-        ValueError
-            If a key is missing or unknown.
+        ValueError if `model` or `normalize_wav` is missing, or a key is no option.
         """
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
-        defaults = {name: default for name, default in cls.__init__.__kwdefaults__.items()} | {
-            "adapter_options": {}
-        }
+        defaults = cls.__init__.__kwdefaults__ | {"adapter_options": {}}
         options = dict(config)
         model = options.pop("model", None)
         unknown = sorted(set(options) - set(defaults))
@@ -191,49 +148,26 @@ class SSLEncoder(HFTransformersInterface):
         return encoder
 
     def to_config(self) -> dict[str, object]:
-        """Describe the module so that `from_config` can rebuild it, ready for JSON.
-
-        Returns
-        -------
-        dict
-            The options, and transformers' configuration under `model`. No paths, no weights.
-        """
+        """Describe the module for JSON: the options, and transformers' configuration as `model`."""
         model = json.loads(self.config.to_json_string(use_diff=False))
         for key in ("_name_or_path", "transformers_version", "architectures", "dtype"):
             model.pop(key, None)
         return {"model": model, **self.options}
 
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
-        """Encode a padded batch.
+        """Encode 16 kHz waveforms [B, T] as float32 frames [B, F, D], zero past `frame_lengths`.
 
-        Parameters
-        ----------
-        wavs : Tensor
-            Waveforms at 16 kHz, float [B, T], padded at the end with anything.
-        wav_lens : Tensor or None
-            Lengths relative to T, [B]; None where nothing is padded.
-
-        Returns
-        -------
-        Tensor
-            Frames, float32 [B, F, D], zero past each utterance's `frame_lengths`.
-
-        Raises
-        ------
-        ValueError
-            If the shapes are wrong, or an utterance is shorter than one frame.
+        `wav_lens` [B] are relative to T; None where nothing is padded. ValueError for wrong shapes,
+        or an utterance shorter than one frame. What the padding holds is not read.
         """
-        samples, padded = self._measure(wavs, wav_lens)
-        wavs = normalize_waveforms(
-            wavs.float(),
-            mask_from_lengths(samples, wavs.shape[1]) if padded else None,
-            self.options["normalize_wav"],
-        )
+        samples = self._measure(wavs, wav_lens)
+        valid = None if samples is None else mask_from_lengths(samples, wavs.shape[1])
+        wavs = normalize_waveforms(wavs.float(), valid, self.options["normalize_wav"])
         if self.options["pad_short"]:
             wavs = F.pad(wavs, (0, max(0, self.shortest - wavs.shape[1])))
-            samples = samples.clamp(min=self.shortest)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and _trains(self.model)):
-            states, valid = self._hidden_states(wavs, samples if padded else None)
+            samples = None if samples is None else samples.clamp(min=self.shortest)
+        with torch.set_grad_enabled(_builds_graph(self.model)):
+            states, valid = self._hidden_states(wavs, samples)
         frames = states[-1]
         if self.options["layers"] == "weighted":
             weights = torch.softmax(self.layer_weights, dim=0)
@@ -243,24 +177,13 @@ class SSLEncoder(HFTransformersInterface):
         return frames.float()
 
     def frame_lengths(self, samples: Tensor) -> Tensor:
-        """Count the valid frames of utterances.
-
-        Parameters
-        ----------
-        samples : Tensor
-            Their lengths in samples, LongTensor [B].
-
-        Returns
-        -------
-        Tensor
-            LongTensor [B].
-        """
+        """Count the valid frames of utterances of that many samples, int64 [B]."""
         if self.options["pad_short"]:
             samples = samples.clamp(min=self.shortest)
         return self.model._get_feat_extract_output_lengths(samples).long()
 
     def train(self, mode: bool = True) -> SSLEncoder:
-        """Set training mode, in which frozen parts stay in evaluation mode."""
+        """Set the mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         if self.options["freeze"]:
             self.model.eval()
@@ -270,16 +193,33 @@ class SSLEncoder(HFTransformersInterface):
 
     def override_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Check that the checkpoint can serve and set what the options say."""
-        check_checkpoint(config, self.options, self.source)
-        config.apply_spec_augment = self.options["apply_spec_augment"]
+        options, kind = self.options, config.model_type
+        if kind not in MODEL_TYPES:
+            known = ", ".join(MODEL_TYPES)
+            raise ValueError(f"{self.source}: expected a model_type among {known}, found {kind!r}")
+        if getattr(config, "add_adapter", False):
+            raise ValueError(
+                f"{self.source}: its configuration has add_adapter=true, a strided stack that "
+                "mixes padding into the frames; use a checkpoint without it"
+            )
+        if options["attention"] == "flex" and kind != "wavlm":
+            raise ValueError(
+                f"attention: expected 'auto', 'sdpa' or 'eager' for {kind!r}, found 'flex', which "
+                "is for WavLM's position bias"
+            )
+        augments = config.mask_time_prob or config.mask_feature_prob
+        if options["apply_spec_augment"] and not augments:
+            raise ValueError(
+                f"{self.source}: apply_spec_augment=True, but mask_time_prob and mask_feature_prob "
+                "are both 0 in its config.json; set one there or turn the option off"
+            )
+        config.apply_spec_augment = options["apply_spec_augment"]
         config.layerdrop = 0.0
-        if self.options["attention_dropout"] is not None:
-            config.attention_dropout = self.options["attention_dropout"]
+        if options["attention_dropout"] is not None:
+            config.attention_dropout = options["attention_dropout"]
         return config
 
-    def _from_pretrained(
-        self, source: str, save_path: str, cache_dir: str, **kwargs: object
-    ) -> None:
+    def _from_pretrained(self, source: str, save_path: str, **kwargs: object) -> None:
         """Load transformers' weights and refuse a checkpoint that leaves some of them random."""
         is_speechbrain, file, _ = self._check_model_source(source, save_path)
         if is_speechbrain:
@@ -288,7 +228,7 @@ class SSLEncoder(HFTransformersInterface):
                 f"SpeechBrain's {file}; save the model with save_pretrained first"
             )
         kwargs["attn_implementation"] = self._stock_attention()
-        super()._from_pretrained(source, save_path=save_path, cache_dir=cache_dir, **kwargs)
+        super()._from_pretrained(source, save_path, **kwargs)
         self.model, report = self.model
         # The mask's embedding is used by SpecAugment only, and some checkpoints leave it out.
         ignored = set() if self.options["apply_spec_augment"] else {"masked_spec_embed"}
@@ -309,14 +249,12 @@ class SSLEncoder(HFTransformersInterface):
     def _read_preprocessor(self, save_path: str) -> bool:
         """Ask the checkpoint's preprocessor whether waveforms are normalised."""
         try:
-            self.load_feature_extractor(self.source, cache_dir=save_path)
+            preprocessor = AutoFeatureExtractor.from_pretrained(self.source, cache_dir=save_path)
         except OSError as error:
             raise ValueError(
                 f"{self.source}: expected a preprocessor_config.json, found none that loads; "
                 "say normalize_wav=True or False"
             ) from error
-        preprocessor = self.feature_extractor
-        del self.feature_extractor
         if preprocessor.sampling_rate != SAMPLE_RATE:
             raise ValueError(
                 f"{self.source}: expected a model of {SAMPLE_RATE} Hz, found "
@@ -329,7 +267,7 @@ class SSLEncoder(HFTransformersInterface):
         options, encoder = self.options, self.model.encoder
         depth, layers = len(encoder.layers), options["layers"]
         self.output_size: int = self.config.hidden_size
-        self.shortest = receptive_field(self.config)
+        self.shortest = receptive_field(self.config.conv_kernel, self.config.conv_stride)
         # Pre-norm encoders normalise after the last layer, post-norm ones before the first.
         self.pre_norm = bool(getattr(self.config, "do_stable_layer_norm", False))
         if isinstance(layers, int) and layers > depth:
@@ -354,8 +292,8 @@ class SSLEncoder(HFTransformersInterface):
         self.train()
 
     @torch.compiler.disable
-    def _measure(self, wavs: Tensor, wav_lens: Tensor | None) -> tuple[Tensor, bool]:
-        """Count the samples of each utterance, and say whether any utterance is padded."""
+    def _measure(self, wavs: Tensor, wav_lens: Tensor | None) -> Tensor | None:
+        """Count the samples of each utterance; None if none of them is padded."""
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[:1], device=wavs.device)
         samples = sample_lengths(wavs, wav_lens)
@@ -369,16 +307,15 @@ class SSLEncoder(HFTransformersInterface):
                 "pad_short=True"
             )
         # Zeros appended to a short utterance count as its own, so they do not make it padded.
-        return samples, shortest < wavs.shape[1]
+        return samples if shortest < wavs.shape[1] else None
 
     def _hidden_states(
         self, wavs: Tensor, samples: Tensor | None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Run the model; return its last state, or all of them, and the mask of valid frames."""
+        """Run the model; return its last state, or those of all layers, and the mask of frames."""
         model, encoder = self.model, self.model.encoder
         recompute = self.options["gradient_checkpointing"] and self.training
-        front_end_trains = torch.is_grad_enabled() and _trains(model.feature_extractor)
-        with torch.set_grad_enabled(front_end_trains):
+        with torch.set_grad_enabled(_builds_graph(model.feature_extractor)):
             features = front_end_features(model.feature_extractor, wavs, samples, recompute)
         valid = None
         if samples is not None:
@@ -402,12 +339,13 @@ class SSLEncoder(HFTransformersInterface):
             hidden = run_layer(layer, hidden, recompute=recompute, **arguments)
             if isinstance(hidden, tuple):
                 hidden, arguments["position_bias"] = hidden
-            states.append(hidden)
+            # Only a weighted sum wants them all, which takes memory.
+            states = [*states, hidden] if self.options["layers"] == "weighted" else [hidden]
         if self.pre_norm:
             states[-1] = encoder.layer_norm(hidden)
-        return (states if self.options["layers"] == "weighted" else states[-1:]), valid
+        return states, valid
 
 
-def _trains(module: nn.Module) -> bool:
-    """Say whether any parameter wants a gradient."""
-    return any(parameter.requires_grad for parameter in module.parameters())
+def _builds_graph(module: nn.Module) -> bool:
+    """Say whether gradients are on and any parameter wants one."""
+    return torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())

@@ -1,18 +1,16 @@
 """Sentences to vectors.
 
-`TextEncoder` is a pretrained encoder of the Hugging Face hub, RoBERTa in the paper
-(Pan et al., arXiv 2306.07848, section 2.1; Liu et al., arXiv 1907.11692).
-`ByteTextEncoder` is a small RoBERTa over UTF-8 bytes that trains from nothing and needs
-no vocabulary file. Both give the hidden state of the first token; RoBERTa's pooler is
-left out, since nothing would train it.
+`TextEncoder` is a pretrained encoder of the Hugging Face hub, RoBERTa in the paper (Pan et al.,
+arXiv 2306.07848, section 2.1; Liu et al., arXiv 1907.11692). `ByteTextEncoder` is a small RoBERTa
+over UTF-8 bytes that trains from nothing and needs no vocabulary file. Both give the hidden state
+of the first token; RoBERTa's pooler is left out, since nothing would train it.
 
-SpeechBrain's own ``TextEncoder`` is not used: it calls ``set_grad_enabled(True)`` in
-``forward`` and so builds a graph inside ``torch.no_grad()``.
+SpeechBrain's own ``TextEncoder`` is not used: it calls ``set_grad_enabled(True)`` in ``forward``
+and so builds a graph inside ``torch.no_grad()``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 from collections.abc import Sequence
@@ -22,16 +20,10 @@ from typing import Any
 import torch
 from speechbrain.integrations.huggingface.huggingface import HFTransformersInterface
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    RobertaConfig,
-    RobertaModel,
-)
+from transformers import AutoConfig, AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from gemoclap_sb.lobes.configured import Configured
 
 _BOS, _PAD, _EOS, _FIRST_BYTE = 0, 1, 2, 3
 
@@ -48,8 +40,7 @@ class TextEncoder(HFTransformersInterface):
     save_path : str
         Folder in which downloads are kept.
     freeze : bool
-        Whether the encoder keeps its weights. It then stays in eval mode and builds no
-        graph.
+        Whether the encoder keeps its weights. It then stays in eval mode and builds no graph.
     gradient_checkpointing : bool
         Whether training recomputes activations in the backward pass to save memory.
 
@@ -73,29 +64,10 @@ class TextEncoder(HFTransformersInterface):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(source=str(source), save_path=str(save_path), freeze=freeze)
-        self._set_up(
-            AutoTokenizer.from_pretrained(str(source), cache_dir=str(save_path)),
-            gradient_checkpointing,
-        )
+        self._set_up(str(source), gradient_checkpointing, cache_dir=str(save_path))
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
-        """Encode sentences.
-
-        Parameters
-        ----------
-        sentences : Sequence[str]
-            N sentences.
-
-        Returns
-        -------
-        Tensor
-            ``[N, output_size]``.
-
-        Raises
-        ------
-        ValueError
-            If there is no sentence, or one is longer than the model takes.
-        """
+        """Encode N sentences, [N, output_size]; ValueError for none, or one that is too long."""
         sentences = _checked(sentences)
         tokens = self.tokenizer(sentences, padding=True, return_tensors="pt")
         counts = tokens["attention_mask"].sum(dim=1)
@@ -105,7 +77,7 @@ class TextEncoder(HFTransformersInterface):
                 f"sentences[{longest}]: expected at most {self.max_tokens} tokens, found "
                 f"{int(counts[longest])}. Shorten it: {sentences[longest][:60]!r}..."
             )
-        with torch.no_grad() if self.freeze else contextlib.nullcontext():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             return self.model(**tokens.to(self.model.device)).last_hidden_state[:, 0]
 
     def train(self, mode: bool = True) -> TextEncoder:
@@ -115,7 +87,7 @@ class TextEncoder(HFTransformersInterface):
             self.model.eval()
         return self
 
-    def override_config(self, config: PretrainedConfig) -> PretrainedConfig:
+    def override_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Refuse what cannot work; called by SpeechBrain before weights are loaded."""
         if config.is_encoder_decoder:
             raise ValueError(
@@ -129,11 +101,8 @@ class TextEncoder(HFTransformersInterface):
         model = json.loads(self.model.config.to_json_string(use_diff=False))
         # The source may be a path on the machine that trained.
         model.pop("_name_or_path", None)
-        return {
-            "model": model,
-            "freeze": self.freeze,
-            "gradient_checkpointing": self.gradient_checkpointing,
-        }
+        settings = {name: getattr(self, name) for name in ("freeze", "gradient_checkpointing")}
+        return {"model": model, **settings}
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer's files into a folder."""
@@ -141,20 +110,7 @@ class TextEncoder(HFTransformersInterface):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tokenizer_folder: str | Path) -> TextEncoder:
-        """Build the encoder of a configuration; weights are random.
-
-        Parameters
-        ----------
-        config : dict
-            What `to_config` gave.
-        tokenizer_folder : str or Path
-            Folder that `save_tokenizer` wrote.
-
-        Returns
-        -------
-        TextEncoder
-            With random weights, for a state dict to be loaded into.
-        """
+        """Build the encoder of `to_config` and `save_tokenizer`; weights are random."""
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
         encoder.config = encoder.override_config(AutoConfig.for_model(**config["model"]))
@@ -162,35 +118,30 @@ class TextEncoder(HFTransformersInterface):
         encoder.freeze = config["freeze"]
         if encoder.freeze:
             encoder.freeze_model(encoder.model)
-        encoder._set_up(
-            AutoTokenizer.from_pretrained(str(tokenizer_folder)), config["gradient_checkpointing"]
-        )
+        encoder._set_up(str(tokenizer_folder), config["gradient_checkpointing"])
         return encoder
 
-    def _from_pretrained(
-        self, source: str, save_path: str, cache_dir: str, device: Any = None, **kwargs: Any
-    ) -> None:
+    def _from_pretrained(self, source: str, **kwargs: Any) -> None:
         # SpeechBrain's hook between reading the configuration and loading the weights.
         # A half-precision checkpoint would otherwise keep its own type.
-        kwargs = {"dtype": torch.float32, **kwargs, **_without_pooler(self.config)}
-        super()._from_pretrained(source, save_path, cache_dir, device, **kwargs)
+        kwargs |= {"dtype": torch.float32, **_without_pooler(self.config)}
+        super()._from_pretrained(source, **kwargs)
 
-    def _set_up(self, tokenizer: PreTrainedTokenizerBase, gradient_checkpointing: bool) -> None:
+    def _set_up(self, tokenizer: str, gradient_checkpointing: bool, **options: str) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, **options)
         # The first token must stay first.
-        tokenizer.padding_side = "right"
-        self.tokenizer = tokenizer
+        self.tokenizer.padding_side = "right"
         self.output_size = int(self.model.config.hidden_size)
-        self.max_tokens = min(tokenizer.model_max_length, _position_count(self.model))
+        self.max_tokens = min(self.tokenizer.model_max_length, _position_count(self.model))
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-class ByteTextEncoder(nn.Module):
+class ByteTextEncoder(Configured):
     """Small RoBERTa over UTF-8 bytes, trained from nothing.
 
-    A byte is a token, so any script can be read and no vocabulary is fetched. Attention
-    is ``sdpa``.
+    A byte is a token, so any script can be read and no vocabulary is fetched. Attention is `sdpa`.
 
     Parameters
     ----------
@@ -201,8 +152,8 @@ class ByteTextEncoder(nn.Module):
     heads : int
         Attention heads.
     dropout : float
-        Dropout in training. Prompts differ in a word, and 0.1 is noise enough to hide it:
-        the text tower then learns several epochs later.
+        Dropout in training. Prompts differ in a word, and 0.1 is noise enough to hide it: the text
+        tower then learns several epochs later.
     max_bytes : int
         Longest sentence.
     gradient_checkpointing : bool
@@ -229,19 +180,9 @@ class ByteTextEncoder(nn.Module):
         max_bytes: int = 256,
         gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(locals())
         if hidden_size % heads:
-            raise ValueError(
-                f"hidden_size: expected a multiple of heads ({heads}), found {hidden_size}."
-            )
-        self._config: dict[str, Any] = {
-            "hidden_size": hidden_size,
-            "layers": layers,
-            "heads": heads,
-            "dropout": dropout,
-            "max_bytes": max_bytes,
-            "gradient_checkpointing": gradient_checkpointing,
-        }
+            raise ValueError(f"hidden_size: expected a multiple of {heads=}, found {hidden_size}")
         self.output_size = hidden_size
         self.max_bytes = max_bytes
         self.model = RobertaModel(
@@ -259,9 +200,7 @@ class ByteTextEncoder(nn.Module):
                 # RoBERTa's 0.02 is meant for 768: in a narrow model it hides a word among
                 # the others, and all sentences begin with a cosine of 0.99999.
                 initializer_range=hidden_size**-0.5,
-                bos_token_id=_BOS,
                 pad_token_id=_PAD,
-                eos_token_id=_EOS,
             ),
             add_pooling_layer=False,
         )
@@ -269,23 +208,7 @@ class ByteTextEncoder(nn.Module):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
-        """Encode sentences.
-
-        Parameters
-        ----------
-        sentences : Sequence[str]
-            N sentences.
-
-        Returns
-        -------
-        Tensor
-            ``[N, hidden_size]``.
-
-        Raises
-        ------
-        ValueError
-            If there is no sentence, or one is longer than ``max_bytes``.
-        """
+        """Encode N sentences, [N, output_size]; ValueError for none, or one that is too long."""
         rows = [
             torch.tensor([_BOS, *(byte + _FIRST_BYTE for byte in self._bytes(sentence)), _EOS])
             for sentence in _checked(sentences)
@@ -293,15 +216,6 @@ class ByteTextEncoder(nn.Module):
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PAD)
         ids = ids.to(self.model.device)
         return self.model(input_ids=ids, attention_mask=ids.ne(_PAD).long()).last_hidden_state[:, 0]
-
-    def to_config(self) -> dict[str, Any]:
-        """Plain data from which `from_config` builds the same encoder, without weights."""
-        return dict(self._config)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ByteTextEncoder:
-        """Build the encoder of a configuration; weights are random."""
-        return cls(**config)
 
     def _bytes(self, sentence: str) -> bytes:
         encoded = sentence.encode("utf-8")
@@ -321,14 +235,14 @@ def _checked(sentences: Sequence[str]) -> list[str]:
     return list(sentences)
 
 
-def _without_pooler(config: PretrainedConfig) -> dict[str, bool]:
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     """Leave the pooler out where the class has one: it would have no gradient."""
     model_class = AutoModel._model_mapping[type(config)]
     takes = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if takes else {}
 
 
-def _position_count(model: PreTrainedModel) -> int:
+def _position_count(model: nn.Module) -> int:
     """Tokens that the model has positions for."""
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     if not isinstance(table, nn.Embedding):

@@ -79,6 +79,7 @@ def test_flex_outputs_equal_eager_on_the_cpu(padded):
     assert bias.values.shape == (4, 399)  # one value per distance: no 200 x 200 bias
 
 
+@pytest.mark.slow
 def test_flex_on_the_cpu_survives_compilation():
     frames, _ = make_batch()
     attention = FusedWavLMAttention(make_stock(), "flex").eval()
@@ -99,12 +100,9 @@ def test_flex_says_what_it_cannot_do():
         attention.eval()(frames, attention_mask=valid)
 
 
-def test_auto_is_sdpa_on_the_cpu():
-    frames, valid = make_batch()
+def test_auto_is_sdpa_on_the_cpu_and_another_name_is_refused():
+    frames, _ = make_batch()
     assert FusedWavLMAttention(make_stock(), "auto")(frames)[2].implementation == "sdpa"
-
-
-def test_unknown_implementation_is_refused():
     with pytest.raises(ValueError, match="found 'flash'"):
         FusedWavLMAttention(make_stock(), "flash")
 
@@ -143,15 +141,15 @@ def test_whole_model_equals_eager_and_keeps_its_keys(small_ssl, norm):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_chunked_gradients_pass_gradcheck(dropout, monkeypatch):
     # Two heads per chunk, so that the last chunk of three heads is a short one.
-    monkeypatch.setattr("gemoclap_sb.lobes.chunked_attention._CHUNK_ELEMENTS", 2 * 25)
+    monkeypatch.setattr("gemoclap_sb.lobes.chunked_attention._CHUNK_ELEMENTS", 2 * 16)
     torch.manual_seed(0)
-    qkv = [torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    gate = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(3, 5, 5, dtype=torch.float64, requires_grad=True)
+    qkv = [torch.randn(2, 3, 4, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    gate = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
 
     def attend(*inputs: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(3)
-        return chunked_gated_attention(*inputs, lengths=[5, 3], dropout=dropout)
+        return chunked_gated_attention(*inputs, lengths=[4, 3], dropout=dropout)
 
     assert torch.autograd.gradcheck(attend, (*qkv, gate, bias))
 

@@ -11,7 +11,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from torch import nn
 
 from gemoclap_sb.lobes import frame_lengths, mask_from_lengths, sample_lengths
-from gemoclap_sb.lobes.lengths import _Pack, normalize_valid, relative_lengths, valid_positions
+from gemoclap_sb.lobes.lengths import normalize_valid, relative_lengths, valid_positions
 
 
 @given(st.lists(st.integers(1, 400_000), min_size=1, max_size=8))
@@ -55,16 +55,11 @@ class Strided(nn.Module):
         return (samples - 400) // 320 + 1
 
 
-def test_a_lobe_that_knows_its_strides_is_asked():
-    wavs, wav_lens = torch.zeros(2, 16000), torch.tensor([1.0, 0.5])
-    frames = torch.zeros(2, 49, 3)
-    assert frame_lengths(Strided(), frames, wavs, wav_lens).tolist() == [49, 24]
-
-
-def test_any_other_lobe_gets_speechbrains_convention():
-    wavs, wav_lens = torch.zeros(2, 16000), torch.tensor([1.0, 0.001])
-    frames = torch.zeros(2, 49, 3)
-    assert frame_lengths(nn.Identity(), frames, wavs, wav_lens).tolist() == [49, 1]
+@pytest.mark.parametrize("lobe", [Strided(), nn.Identity()])
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 24), (0.001, 1)])
+def test_a_lobe_is_asked_for_its_strides_or_gets_speechbrains_convention(lobe, share, expected):
+    wavs, wav_lens = torch.zeros(2, 16000), torch.tensor([1.0, share])
+    assert frame_lengths(lobe, torch.zeros(2, 49, 3), wavs, wav_lens).tolist() == [49, expected]
 
 
 def test_mask():
@@ -101,8 +96,7 @@ def test_without_padding_there_is_nothing_to_pick():
     assert torch.equal(normalize_valid(nn.BatchNorm1d(3), x, None), nn.BatchNorm1d(3)(x))
 
 
-def test_gradient_of_packing():
-    frames = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
-    positions = torch.tensor([0, 1, 4])
-    assert torch.equal(_Pack.apply(frames, positions), frames[positions])
-    assert torch.autograd.gradcheck(lambda x: _Pack.apply(x, positions).square(), frames)
+def test_gradient_of_valid_frames():
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    norm, positions = nn.BatchNorm1d(3).double(), torch.tensor([0, 1, 2, 4, 5])
+    assert torch.autograd.gradcheck(lambda x: normalize_valid(norm, x, positions).square(), x)

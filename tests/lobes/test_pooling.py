@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from speechbrain.lobes.models.ECAPA_TDNN import AttentiveStatisticsPooling as St
 from gemoclap_sb.lobes import AttentiveStatisticsPooling, MaskedMeanPooling
 
 LENGTHS = [9, 1, 4]
+both = pytest.mark.parametrize("pooling_class", [MaskedMeanPooling, AttentiveStatisticsPooling])
 
 
 @pytest.fixture
@@ -36,12 +38,6 @@ def test_mean_is_numpys(frames):
     np.testing.assert_allclose(pooled.numpy(), expected, atol=1e-6)
 
 
-def test_mean_has_no_noise_in_training(frames):
-    pooling = MaskedMeanPooling(5).train()
-    lengths = torch.tensor(LENGTHS)
-    assert torch.equal(pooling(frames, lengths), pooling(frames, lengths))
-
-
 def test_gradient_of_the_mean(frames):
     lengths = torch.tensor(LENGTHS)
     frames = frames.double().requires_grad_()
@@ -56,7 +52,7 @@ def test_mean_of_half_precision_is_summed_in_single():
     assert pooled.item() == 1.0
 
 
-@pytest.mark.parametrize("pooling_class", [MaskedMeanPooling, AttentiveStatisticsPooling])
+@both
 @pytest.mark.parametrize("garbage", [1e9, float("inf"), float("nan")])
 def test_padding_is_not_read(frames, pooling_class, garbage):
     pooling = trained(pooling_class(5))
@@ -74,7 +70,7 @@ def test_padding_is_not_read(frames, pooling_class, garbage):
         assert not dirty.grad[i, n:].any()
 
 
-@pytest.mark.parametrize("pooling_class", [MaskedMeanPooling, AttentiveStatisticsPooling])
+@both
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=5), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_alone_as_in_a_batch(pooling_class, lengths, seed):
@@ -118,13 +114,22 @@ def test_attentive_statistics_train_as_if_there_were_no_padding(frames):
         torch.testing.assert_close(parameter.grad, gradients[name].grad, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("pooling_class", [MaskedMeanPooling, AttentiveStatisticsPooling])
-def test_output_size_and_copies(frames, pooling_class):
+@both
+def test_copies_and_plain_data(frames, pooling_class):
     pooling = trained(pooling_class(5))
     lengths = torch.tensor(LENGTHS)
     pooled = pooling(frames, lengths)
     assert pooled.shape == (3, pooling.output_size)
     assert torch.equal(copy.deepcopy(pooling)(frames, lengths), pooled)
+    rebuilt = pooling_class.from_config(json.loads(json.dumps(pooling.to_config()))).eval()
+    rebuilt.load_state_dict(pooling.state_dict())
+    assert torch.equal(rebuilt(frames, lengths), pooled)
+
+
+def test_plain_data_are_the_constructors_arguments():
+    pooling = AttentiveStatisticsPooling(5, attention_channels=7)
+    assert pooling.to_config() == {"input_size": 5, "attention_channels": 7}
+    assert MaskedMeanPooling(5).to_config() == {"input_size": 5}
 
 
 def test_attentive_statistics_under_autocast(frames):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.small_models import FAMILIES, NORMS
 
 COMBINATIONS = [(family, norm) for family in FAMILIES for norm in NORMS]
 LENGTHS = [16000, 5321, 400, 48007]
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 every_kind = pytest.mark.parametrize(("family", "norm"), COMBINATIONS)
 
 
@@ -70,8 +72,7 @@ def test_batched_frames_equal_transformers_alone(small_ssl, tmp_path, family, no
 
 @every_kind
 def test_batched_gradients_equal_transformers_alone(small_ssl, tmp_path, family, norm):
-    no_dropout = dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout"), 0.0)
-    folder = small_ssl(family, norm, **no_dropout)
+    folder = small_ssl(family, norm, **NO_DROPOUT)
     lobe = SSLEncoder(folder, tmp_path)  # in training mode, as it is used
     _, model = load_oracle(folder)
     model.zero_grad()
@@ -152,26 +153,19 @@ def test_hubert_with_batch_norm_before_its_positional_convolution(small_ssl, tmp
     torch.testing.assert_close(together[: len(alone)], alone, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [("wavlm", "flex"), *itertools.product(FAMILIES, ["sdpa", "eager"])],
+)
 def test_attention_implementations_agree(small_ssl, tmp_path, family, attention):
     folder = small_ssl(family, "group")
     lobe = SSLEncoder(folder, tmp_path, attention=attention).eval()
-    wavs = make_wavs([9000, 4000])
-    with torch.no_grad():
-        frames, expected = lobe(*pad(wavs))[1, :12], oracle(folder, wavs[1])
-    torch.testing.assert_close(frames, expected, atol=1e-4, rtol=0)
-
-
-def test_flex_matches_in_evaluation_on_the_cpu(small_ssl, tmp_path):
-    folder = small_ssl("wavlm", "layer")
-    lobe = SSLEncoder(folder, tmp_path, attention="flex").eval()
     wavs = make_wavs([60000, 9000])
     with torch.no_grad():
         frames = lobe(*pad(wavs))
-    for row, wav in zip(frames, wavs, strict=True):
-        expected = oracle(folder, wav)
-        torch.testing.assert_close(row[: len(expected)], expected, atol=1e-4, rtol=0)
+        for row, wav in zip(frames, wavs, strict=True):
+            expected = oracle(folder, wav)
+            torch.testing.assert_close(row[: len(expected)], expected, atol=1e-4, rtol=0)
 
 
 @every_kind

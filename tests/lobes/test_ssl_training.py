@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from gemoclap_sb.lobes import SSLEncoder
-from tests.lobes.test_ssl import every_kind, make_wavs, pad
-
-NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+from tests.lobes.test_ssl import NO_DROPOUT, every_kind, make_wavs, pad
 
 
 def train_step(lobe: SSLEncoder) -> tuple[float, dict[str, torch.Tensor]]:
@@ -127,6 +125,7 @@ def test_bfloat16_autocast_is_finite_and_close(small_ssl, tmp_path, family, norm
             assert error < 0.25, (name, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "options"),
     [

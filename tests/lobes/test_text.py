@@ -132,27 +132,22 @@ def test_rebuilt_from_plain_data(encoder, tmp_path):
     config = json.loads(json.dumps(encoder.to_config()))
     assert "_name_or_path" not in config["model"]
     encoder.save_tokenizer(tmp_path)
-    rebuilt = TextEncoder.from_config(config, tmp_path).eval()
-    assert not torch.equal(rebuilt(SENTENCES), encoder(SENTENCES))
-    rebuilt.load_state_dict(encoder.state_dict())
-    assert torch.equal(rebuilt(SENTENCES), encoder(SENTENCES))
-    assert rebuilt.to_config() == encoder.to_config()
-
-
-def test_a_frozen_encoder_is_rebuilt_frozen(source, tmp_path):
-    encoder = TextEncoder(str(source), str(tmp_path), freeze=True)
-    encoder.save_tokenizer(tmp_path / "tokenizer")
-    rebuilt = TextEncoder.from_config(encoder.to_config(), tmp_path / "tokenizer").train()
-    assert not any(p.requires_grad for p in rebuilt.parameters())
-    assert not rebuilt.model.training
-
-
-def test_byte_encoder_is_rebuilt_from_plain_data():
-    encoder = byte_encoder(layers=1, heads=2, dropout=0.3, max_bytes=40)
-    rebuilt = ByteTextEncoder.from_config(json.loads(json.dumps(encoder.to_config()))).eval()
-    rebuilt.load_state_dict(encoder.state_dict())
-    assert torch.equal(rebuilt(["so"]), encoder(["so"]))
-    assert rebuilt.to_config() == encoder.to_config()
+    by_bytes = byte_encoder(layers=1, heads=2, dropout=0.3, max_bytes=64)
+    byte_config = json.loads(json.dumps(by_bytes.to_config()))
+    for original, rebuilt in (
+        (encoder, TextEncoder.from_config(config, tmp_path).eval()),
+        (
+            by_bytes,
+            ByteTextEncoder.from_config(byte_config).eval(),
+        ),
+    ):
+        assert not torch.equal(rebuilt(SENTENCES), original(SENTENCES))
+        rebuilt.load_state_dict(original.state_dict())
+        assert torch.equal(rebuilt(SENTENCES), original(SENTENCES))
+        assert rebuilt.to_config() == original.to_config()
+    frozen = TextEncoder.from_config(config | {"freeze": True}, tmp_path).train()
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert not frozen.model.training
 
 
 def test_copies_and_pickles(either):
@@ -161,15 +156,13 @@ def test_copies_and_pickles(either):
     assert torch.equal(pickle.loads(pickle.dumps(either))(SENTENCES), vectors)
 
 
-@pytest.mark.parametrize("sentences", [[], ()])
-def test_no_sentence(either, sentences):
-    with pytest.raises(ValueError, match="empty list"):
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [([], "empty list"), ((), "empty list"), ("this person sounds sad", "found one string")],
+)
+def test_what_is_no_list_of_sentences_is_refused(either, sentences, message):
+    with pytest.raises(ValueError, match=message):
         either(sentences)
-
-
-def test_a_string_is_not_a_list(either):
-    with pytest.raises(ValueError, match="found one string"):
-        either("this person sounds sad")
 
 
 def test_the_longest_sentence_is_read_and_a_longer_one_refused(encoder):
@@ -215,5 +208,5 @@ def test_an_encoder_decoder_is_refused(tmp_path):
 
 
 def test_heads_must_divide_the_hidden_size():
-    with pytest.raises(ValueError, match=r"multiple of heads \(4\), found 30"):
+    with pytest.raises(ValueError, match=r"multiple of heads=4, found 30"):
         ByteTextEncoder(hidden_size=30)
