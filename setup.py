@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["gemoclap_sb", "gemoclap_sb.*"]),
-    package_data={"gemoclap_sb": ["py.typed"]},
+    package_data={"gemoclap_sb": ["py.typed"], "gemoclap_sb.export": ["templates/*"]},
     entry_points={"console_scripts": ["gemoclap = gemoclap_sb.cli.parser:main"]},
     python_requires=">=3.10,<3.14",
     install_requires=[

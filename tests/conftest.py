@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from gemoclap_sb.export import export
 from gemoclap_sb.synthetic.corpus import make_demo_corpus
+from tests.run_folders import make_models, make_run, scratch_model, write_tones
 from tests.small_models import FAMILIES, save_small_roberta, save_small_ssl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,3 +60,36 @@ def small_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("encoders")
     saved = {family: save_small_ssl(folder / family, family, "layer") for family in FAMILIES}
     return {**saved, "text": save_small_roberta(folder / "text")}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Small models by kind: ``scratch`` (two heads) and ``pretrained``."""
+    return make_models(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="session")
+def runs(models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run's folder for each of `models`; that of ``scratch`` has worse checkpoints too."""
+    worse = {"scratch": scratch_model(seed=1, heads=("emotion", "gender")), "pretrained": None}
+    return {
+        kind: make_run(tmp_path_factory.mktemp("run") / kind, model, worse[kind])
+        for kind, model in models.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def exported(runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The export of each run, moved since."""
+    moved = {}
+    for kind, run in runs.items():
+        folder = export(run, tmp_path_factory.mktemp("first") / "model", license="apache-2.0")
+        moved[kind] = tmp_path_factory.mktemp("moved") / "model"
+        shutil.move(folder, moved[kind])
+    return moved
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Ten recordings of different lengths, in no order."""
+    return write_tones(tmp_path_factory.mktemp("tones"))

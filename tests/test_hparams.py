@@ -9,9 +9,10 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from gemoclap_sb.data.datasets import build_dataset, train_loader_options
+from gemoclap_sb.data.datasets import build_dataset
+from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import read_manifest
-from gemoclap_sb.training.brain import GEmoCLAPBrain, needed_attributes
+from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.run_folder import read_settings
 
 HPARAMS = Path(__file__).resolve().parent.parent / "hparams"
@@ -76,6 +77,10 @@ def test_one_training_step(name, small_manifests, small_encoders, tmp_path):
         }
     with open(HPARAMS / f"{name}.yaml", encoding="utf-8") as stream:
         hparams = load_hyperpyyaml(stream, overrides)
+    columns = needed_labels(hparams["clap"], hparams["objective"], hparams["prompts"])
+    rows = read_manifest(small_manifests["train_csv"], small_manifests["data_root"])
+    encoders = label_encoders(columns, hparams["prompts"].words, [rows])
+    hparams["label_encoders"] = encoders
     brain = GEmoCLAPBrain(
         hparams["modules"],
         hparams["opt_class"],
@@ -83,10 +88,8 @@ def test_one_training_step(name, small_manifests, small_encoders, tmp_path):
         {"device": "cpu"},
         hparams["checkpointer"],
     )
-    attributes = needed_attributes(brain.model, hparams["objective"], hparams["prompts"])
-    rows = read_manifest(small_manifests["train_csv"], small_manifests["data_root"])
-    options = train_loader_options(rows, 6, seed=1)
-    loader = brain.make_dataloader(build_dataset(rows, attributes), sb.Stage.TRAIN, **options)
+    options = brain.train_loader_options(rows)
+    loader = brain.make_dataloader(build_dataset(rows, encoders), sb.Stage.TRAIN, **options)
     brain.on_fit_start()
     brain.on_stage_start(sb.Stage.TRAIN, 1)
     brain.modules.train()

@@ -1,19 +1,20 @@
-"""What the commands of `gemoclap` are given: recordings, a model and words, all checked."""
+"""What the commands of `gemoclap` are given: recordings, a model and words, all checked.
+
+Nothing here imports torch before it is needed: ``--help`` answers at once, and a usage error
+is found before anything is loaded.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from argparse import Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gemoclap_sb.inference.bulk import FileEmbedding
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-    from gemoclap_sb.inference.many_files import Classification
 
 # Of the formats that libsndfile knows, those that recordings come in.
 AUDIO_SUFFIXES = (
@@ -21,31 +22,60 @@ AUDIO_SUFFIXES = (
     ".snd", ".sph", ".w64", ".wav",
 )  # fmt: skip
 
-_Row = TypeVar("_Row", "Classification", "FileEmbedding")
 
-
-class CommandError(ValueError):
+class UsageError(ValueError):
     """A command that cannot be carried out as asked; the message says what to change."""
 
 
+def add_model(parser: ArgumentParser) -> None:
+    """Add the options that `load_classifier` reads."""
+    add = parser.add_argument
+    help = "exported model: a folder, or owner/name on the Hugging Face hub"
+    add("--model", required=True, metavar="FOLDER", help=help)
+    help = "what to recognise, for a model with several heads (default: its first)"
+    add("--attribute", metavar="NAME", help=help)
+    add("--device", help="cpu, cuda:0, ... (default: a GPU where there is one)")
+
+
+def add_words(parser: ArgumentParser) -> None:
+    """Add the options by which other words can be asked for."""
+    add = parser.add_argument
+    help = (
+        "classes to choose from, any words (default: the model's own). A label of the model "
+        "stands for its word; LABEL=WORD gives a label its word"
+    )
+    add("--labels", nargs="+", metavar="LABEL[=WORD]", help=help)
+    help = "sentences with {} for the word (default: the model's); a class is their mean"
+    add("--templates", nargs="+", metavar="SENTENCE", help=help)
+
+
+def add_recordings(parser: ArgumentParser) -> None:
+    """Add the positional arguments that `find_audio` reads."""
+    help = (
+        "recordings (give them before the options); folders are searched for audio files at all "
+        "depths, hidden ones left out"
+    )
+    parser.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help=help)
+
+
+def add_batch_size(parser: ArgumentParser) -> None:
+    """Add the option of bulk work."""
+    help = "files in a batch (default: auto, by length: 24 s on a CPU, 480 s on a GPU)"
+    parser.add_argument("--batch-size", type=_batch_size, default="auto", metavar="N", help=help)
+
+
+def _batch_size(text: str) -> int | str:
+    if text == "auto" or (text.isdecimal() and int(text) > 0):
+        return text if text == "auto" else int(text)
+    raise ArgumentTypeError(f"expected auto, or 1 and more, found {text}")
+
+
 def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
-    """List the recordings that files and folders stand for.
+    """List the recordings that files and folders stand for, each path once.
 
-    Parameters
-    ----------
-    inputs : Iterable
-        Files, which are taken as they are, and folders, which are searched at all depths
-        for files with a suffix of audio. Names that begin with a dot are hidden.
-
-    Returns
-    -------
-    list of str
-        Each path once; those of a folder are sorted.
-
-    Raises
-    ------
-    CommandError
-        If a folder holds no recording.
+    Files are taken as they are. Folders are searched at all depths for files with a suffix
+    of audio, sorted; names that begin with a dot are hidden. UsageError if a folder holds no
+    recording.
 
     Examples
     --------
@@ -70,47 +100,14 @@ def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
             ]
         if not inside:
             suffixes = " ".join(AUDIO_SUFFIXES)
-            raise CommandError(f"folder {given}: expected recordings ({suffixes}), found none.")
+            raise UsageError(f"folder {given}: expected recordings ({suffixes}), found none.")
         found.update(dict.fromkeys(sorted(inside)))
     return list(found)
 
 
-class Failures:
-    """Counts the inputs that failed, and says which.
-
-    Parameters
-    ----------
-    count : int
-        Of those that are known already.
-
-    Attributes
-    ----------
-    count : int
-    """
-
-    def __init__(self, count: int = 0) -> None:
-        self.count = count
-
-    @property
-    def status(self) -> int:
-        """The exit code."""
-        return 1 if self.count else 0
-
-    def watch(self, rows: Iterable[_Row]) -> Iterator[_Row]:
-        """Hand rows on, and print their errors."""
-        from tqdm import tqdm
-
-        for row in rows:
-            if row.error is not None:
-                self.count += 1
-                # By way of tqdm, which takes its bar out of the way.
-                tqdm.write(row.error, file=sys.stderr)
-            yield row
-
-
 @contextlib.contextmanager
-def misuse() -> Iterator[None]:
-    """Turn a ValueError about what was given, save one about audio, into a `CommandError`."""
+def usage_errors() -> Iterator[None]:
+    """Turn a ValueError about what was given, save one about audio, into a `UsageError`."""
     from gemoclap_sb.data.audio import AudioError
 
     try:
@@ -118,17 +115,11 @@ def misuse() -> Iterator[None]:
     except AudioError:
         raise
     except ValueError as error:
-        raise CommandError(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def load_classifier(options: Namespace) -> GEmoCLAPClassifier:
-    """Load the model that ``--model``, ``--device`` and ``--attribute`` ask for.
-
-    Raises
-    ------
-    CommandError
-        If there is no such model, device or attribute.
-    """
+    """Load the model that ``--model``, ``--device`` and ``--attribute`` ask for, or UsageError."""
     import torch
 
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
@@ -139,8 +130,8 @@ def load_classifier(options: Namespace) -> GEmoCLAPClassifier:
         # A build of torch without CUDA asserts.
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise CommandError(f"--device {options.device} cannot be used: {reason}") from error
-    with misuse():
+            raise UsageError(f"--device {options.device} cannot be used: {reason}") from error
+    with usage_errors():
         return GEmoCLAPClassifier.from_pretrained(
             options.model, device=options.device, attribute=options.attribute
         )
@@ -149,18 +140,10 @@ def load_classifier(options: Namespace) -> GEmoCLAPClassifier:
 def words_by_label(
     given: Sequence[str] | None, classifier: GEmoCLAPClassifier
 ) -> dict[str, str] | None:
-    """Read ``--labels``: ``LABEL`` or ``LABEL=WORD`` each.
+    """Read ``--labels``, ``LABEL`` or ``LABEL=WORD`` each: word by label, None for nothing.
 
-    Returns
-    -------
-    dict or None
-        Word by label; None if nothing was given. A bare label of the model's has the
-        model's word for it, any other is its own word.
-
-    Raises
-    ------
-    CommandError
-        If one is of another form, or given twice.
+    A bare label of the model's has the model's word for it, any other is its own word.
+    UsageError if one is of another form, or given twice.
     """
     if given is None:
         return None
@@ -169,8 +152,8 @@ def words_by_label(
     for item in given:
         label, equals, word = item.partition("=")
         if not label or (equals and not word):
-            raise CommandError(f"--labels: expected LABEL or LABEL=WORD, found {item!r}.")
+            raise UsageError(f"--labels: expected LABEL or LABEL=WORD, found {item!r}.")
         if label in words:
-            raise CommandError(f"--labels: expected each label once, found {label!r} again.")
+            raise UsageError(f"--labels: expected each label once, found {label!r} again.")
         words[label] = word if equals else own.get(label, label)
     return words

@@ -1,30 +1,118 @@
-"""Rows as lines of text, one by one as they come: tables for people, CSV and JSON for programs."""
+"""What the commands of `gemoclap` print: tables for people, CSV and JSON for programs.
+
+Rows come out one by one as they come in: the next program in a pipe need not wait for the
+last file.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from gemoclap_sb.inference.bulk import FileEmbedding
+    from gemoclap_sb.inference.results import Classification
+
+    Row = TypeVar("Row", Classification, FileEmbedding)
+
+_DECIMALS = 6
+# What a table for people calls a key.
+_HEADINGS = {"path": "file"}
+
+
+def add_format(parser: argparse.ArgumentParser, *kinds: str) -> None:
+    """Add the option that chooses among ``kinds``."""
+    parser.add_argument(
+        "--format", choices=kinds, default="table", help="of what is printed (default: table)"
+    )
+
+
+class Failures:
+    """Counts the inputs that failed, from those that are known already, and says which."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
+
+    @property
+    def status(self) -> int:
+        """The exit code."""
+        return 1 if self.count else 0
+
+    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Hand rows on, and print their errors."""
+        from tqdm import tqdm
+
+        for row in rows:
+            if row.error is not None:
+                self.count += 1
+                # By way of tqdm, which takes its bar out of the way.
+                tqdm.write(row.error, file=sys.stderr)
+            yield row
+
+
+def print_lines(lines: Iterable[str], out: TextIO) -> None:
+    """Print lines, each at once."""
+    for line in lines:
+        print(line, file=out, flush=True)
+
+
+def print_json(record: Mapping[str, Any], out: TextIO) -> None:
+    """Print one record of plain JSON types."""
+    print_lines([json.dumps(record, indent=2, allow_nan=False)], out)
+
+
+def print_rows(
+    rows: Iterable[Mapping[str, Any]],
+    labels: Sequence[str],
+    kind: str,
+    out: TextIO,
+    columns: Sequence[str],
+    before: Mapping[str, int],
+    after: Mapping[str, int] | None = None,
+) -> None:
+    """Print rows with the probabilities of classes.
+
+    A row is a dict of plain JSON types, of which ``probabilities`` is one by label, or empty.
+    ``columns`` are the keys that CSV begins with; ``before`` and ``after`` the keys, with their
+    widths, between which a table has the probabilities.
+    """
+    rows = map(rounded, rows)
+    after = after or {}
+
+    def cells(keys: Iterable[str], last: Iterable[str] = ()) -> Iterator[list[Any]]:
+        for row in rows:
+            probabilities = map(row["probabilities"].get, labels)
+            yield [*map(row.get, keys), *probabilities, *map(row.get, last)]
+
+    if kind == "json":
+        lines = json_lines(rows)
+    elif kind == "csv":
+        heading = [*columns, *(f"probability_{label}" for label in labels)]
+        lines = csv_lines(heading, cells(columns))
+    else:
+        widths = [*before.items(), *((label, 5) for label in labels), *after.items()]
+        heading = [(_HEADINGS.get(key, key), width) for key, width in widths]
+        lines = table_lines(heading, cells(before, after))
+    print_lines(lines, out)
+
+
+def rounded(value: Any) -> Any:
+    """Round the floats in plain data."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, _DECIMALS) if isinstance(value, float) else value
 
 
 def table_lines(columns: Sequence[tuple[str, int]], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Lay rows out in columns.
+    """Lay rows out in columns, each a heading and a width (negative: aligned to the left).
 
-    Parameters
-    ----------
-    columns : Sequence of (str, int)
-        Heading and width; a negative width aligns to the left, as printf has it. The
-        heading may be wider.
-    rows : Iterable
-        A cell for each column: text, a fraction (three decimals), or None (a dash).
-
-    Yields
-    ------
-    str
-        Without line ends.
+    A cell is text, a fraction (three decimals), or None (a dash).
 
     Examples
     --------
@@ -49,19 +137,7 @@ def table_lines(columns: Sequence[tuple[str, int]], rows: Iterable[Sequence[Any]
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    r"""Write rows as CSV (RFC 4180, but with plain line ends).
-
-    Parameters
-    ----------
-    columns : Sequence[str]
-        The first line.
-    rows : Iterable
-        A cell for each column; None is an empty cell.
-
-    Yields
-    ------
-    str
-        A record each, without the line end.
+    r"""Write rows as CSV (RFC 4180, but with plain line ends); None is an empty cell.
 
     Examples
     --------
@@ -78,17 +154,7 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
 
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    r"""Write records as one JSON array, a record a line.
-
-    Parameters
-    ----------
-    records : Iterable of Mapping
-        Plain JSON types.
-
-    Yields
-    ------
-    str
-        Without line ends; joined by them, one JSON document.
+    r"""Write records of plain JSON types as one JSON array, a record a line.
 
     Examples
     --------

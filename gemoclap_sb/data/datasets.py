@@ -1,7 +1,7 @@
-"""Manifest to SpeechBrain datasets, and their dataloaders' options.
+"""Manifest to SpeechBrain datasets.
 
-Audio at any rate and channel count becomes what the lobes want (16 kHz, mono,
-float32) here, so that no corpus has to be converted on disk.
+Audio at any rate and channel count becomes what the lobes want (16 kHz, mono, float32)
+here, so that no corpus has to be converted on disk.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from collections.abc import Mapping, Sequence
 
 import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.data_pipeline import DynamicItem
 from torch import Tensor
 
 from gemoclap_sb.data.audio import AudioError, read_audio
-from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
 
 
 def build_dataset(
     rows: Mapping[str, Mapping[str, object]],
-    attributes: Sequence[str],
+    encoders: Mapping[str, CategoricalEncoder],
     sample_rate: int = 16000,
-    manifest: str = "",
+    manifest: str = "manifest",
+    items: Sequence[DynamicItem] = (),
 ) -> DynamicItemDataset:
     """Make a dataset of waveforms and labels.
 
@@ -28,17 +30,21 @@ def build_dataset(
     ----------
     rows : Mapping[str, Mapping]
         What `gemoclap_sb.data.manifests.read_manifest` returns: columns by ID.
-    attributes : Sequence[str]
-        Columns to hand on as labels.
+    encoders : Mapping[str, CategoricalEncoder]
+        Of each column that is a label; see `gemoclap_sb.data.labels.label_encoders`.
     sample_rate : int
         Rate of the waveforms that the model sees, in Hz.
     manifest : str
         Name of the manifest, for error messages.
+    items : Sequence[DynamicItem]
+        More outputs, made from the columns: a label for each frame, for instance, as a
+        LongTensor ``[F]`` under ``NAME_encoded``.
 
     Returns
     -------
     DynamicItemDataset
-        With the outputs ``id``, ``sig`` (float32 ``[T]``) and the attributes.
+        With the outputs ``id``, ``sig`` (float32 ``[T]``), and for each label its text
+        ``NAME`` and its index ``NAME_encoded``.
     """
 
     @sb.utils.data_pipeline.takes("id", "wav")
@@ -48,56 +54,19 @@ def build_dataset(
             return read_audio(wav, sample_rate)
         except AudioError as error:
             raise AudioError(
-                f"{manifest or 'manifest'}, ID {utterance!r}: {error} "
+                f"{manifest}, ID {utterance!r}: {error} "
                 "With `skip_bad_audio: True` such rows are reported and left out."
             ) from error
 
+    indices = [
+        DynamicItem(
+            [name], lambda label, of=encoder: of.encode_label(str(label)), [f"{name}_encoded"]
+        )
+        for name, encoder in encoders.items()
+    ]
+    provided = [name for item in (*indices, *items) for name in item.provides]
     return DynamicItemDataset(
-        dict(rows), dynamic_items=[audio_pipeline], output_keys=["id", "sig", *attributes]
+        dict(rows),
+        dynamic_items=[audio_pipeline, *indices, *items],
+        output_keys=["id", "sig", *encoders, *provided],
     )
-
-
-def train_loader_options(
-    rows: Mapping[str, Mapping[str, object]],
-    batch_size: int,
-    seed: int,
-    pool_batches: int = 64,
-    num_workers: int = 0,
-) -> dict:
-    """Options of the training dataloader: full batches of similar lengths.
-
-    Parameters
-    ----------
-    rows : Mapping[str, Mapping]
-        The training rows, in the order of the dataset.
-    batch_size : int
-        Utterances a batch.
-    seed : int
-        Together with the epoch, decides the batches.
-    pool_batches : int
-        How many batches' worth of utterances are sorted together.
-    num_workers : int
-        Reading processes.
-
-    Returns
-    -------
-    dict
-        For ``Brain.fit(train_loader_kwargs=...)``.
-    """
-    sampler = LengthPooledBatchSampler(
-        durations_of(rows), batch_size=batch_size, pool_batches=pool_batches, seed=seed
-    )
-    return {"batch_sampler": sampler, "num_workers": num_workers}
-
-
-def evaluation_loader_options(
-    rows: Mapping[str, Mapping[str, object]], batch_size: int, num_workers: int = 0
-) -> dict:
-    """Options of a validation or test dataloader: sorted by length, nothing drawn."""
-    batches = length_sorted_batches(durations_of(rows), batch_size=batch_size).batches
-    return {"batch_sampler": batches, "num_workers": num_workers}
-
-
-def durations_of(rows: Mapping[str, Mapping[str, object]]) -> list[float]:
-    """Seconds of each utterance, in order."""
-    return [float(row["duration"]) for row in rows.values()]

@@ -4,14 +4,14 @@ One row is one utterance::
 
     ID,duration,wav,spk_id,gender,emotion,session,transcript
 
-``duration`` is in seconds, ``wav`` may start with ``$data_root``, ``gender`` is
-``F`` or ``M``, ``emotion`` a short code such as ``ang``. More columns may
-follow. The files are SpeechBrain's own CSV format
-(:func:`speechbrain.dataio.dataio.load_data_csv`) and plain CSV for pandas.
+``duration`` is in seconds, ``wav`` may start with ``$data_root``, ``gender`` is ``F`` or
+``M``, ``emotion`` a short code such as ``ang``. More columns may follow. The files are
+SpeechBrain's own CSV format (:func:`speechbrain.dataio.dataio.load_data_csv`) and plain
+CSV for pandas.
 
-Whoever writes such a file for a corpus trains on it without a prepare script,
-so reading checks what a hand-made file gets wrong, all of it at once and each
-with its row, before the first batch is made.
+Whoever writes such a file for a corpus trains on it without a prepare script, so reading
+checks what a hand-made file gets wrong, all of it at once and each with its row, before
+the first batch is made.
 """
 
 from __future__ import annotations
@@ -31,17 +31,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from gemoclap_sb.data.audio import AudioError, check_audio
-from gemoclap_sb.data.splits import stratified_split
 from gemoclap_sb.files import atomic_path
-
-__all__ = [
-    "COLUMNS",
-    "ManifestError",
-    "clean_text",
-    "read_manifest",
-    "stratified_split",
-    "write_manifest",
-]
 
 logger = get_logger(__name__)
 
@@ -62,18 +52,8 @@ class ManifestError(ValueError):
 def clean_text(text: str) -> str:
     r"""Make any text safe for one cell of a manifest.
 
-    Control characters and runs of white space become one space, and a ``$``
-    loses its hold on the word after it, which SpeechBrain's CSV reader would
-    otherwise take for the name of a variable.
-
-    Parameters
-    ----------
-    text : str
-        Any text, such as a line of a transcription.
-
-    Returns
-    -------
-    str
+    Control characters and runs of white space become one space, and a ``$`` loses its hold
+    on the word after it, which SpeechBrain's CSV reader would take for the name of a variable.
 
     Examples
     --------
@@ -92,16 +72,15 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
     path : str or os.PathLike
         The CSV file to write or to replace.
     rows : iterable of mapping
-        One mapping per utterance with every column of :data:`COLUMNS`; other
-        keys become further columns, in the order of the first row. White space
-        around a value is not kept.
+        One per utterance with every column of :data:`COLUMNS`; other keys become further
+        columns, in the order of the first row. White space around a value is not kept.
 
     Raises
     ------
     ManifestError
-        If there are no rows, if a row lacks a column or has one that the first
-        row lacks, if two rows share an ID, or if a value has a line break or a
-        ``$variable`` other than ``$data_root`` (see :func:`clean_text`).
+        If there are no rows, a row lacks a column or has one that the first row lacks, two
+        rows share an ID, or a value has a line break or a ``$variable`` other than
+        ``$data_root`` (see `clean_text`).
 
     Examples
     --------
@@ -117,9 +96,8 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
     rows = [dict(row) for row in rows]
     if not rows:
         raise ManifestError(f"Cannot write {path}: there are no rows.")
-    columns = [*COLUMNS, *(key for key in rows[0] if key not in COLUMNS)]
-    seen: dict[str, int] = {}
-    cells = []
+    columns = list(dict.fromkeys([*COLUMNS, *rows[0]]))
+    cells: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=1):
         where = f"Cannot write {path}: row {number} (ID {row.get('ID')!r})"
         if missing := [name for name in columns if name not in row]:
@@ -127,25 +105,24 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
         if extra := [name for name in row if name not in columns]:
             raise ManifestError(f"{where} has {', '.join(extra)}, which the first row has not.")
         values = [str(row[name]).strip() for name in columns]
-        if values[0] in seen:
-            raise ManifestError(f"{where} has the same ID as row {seen[values[0]]}.")
-        seen[values[0]] = number
+        if values[0] in cells:
+            earlier = list(cells).index(values[0]) + 1
+            raise ManifestError(f"{where} has the same ID as row {earlier}.")
         for name, value in zip(columns, values, strict=True):
             if any(map(_is_control, value)):
                 raise ManifestError(
                     f"{where}: {name} has a line break or a control character: {value!r}. "
                     "clean_text removes them."
                 )
-            if unknown := [word for word in _VARIABLE.findall(value) if word != _DATA_ROOT]:
+            if unknown := _unknown_variables(value):
                 raise ManifestError(
                     f"{where}: SpeechBrain would read ${unknown[0]} in {name} as a variable: "
                     f"{value!r}. Only $data_root may be used; clean_text sets others apart."
                 )
-        cells.append(values)
+        cells[values[0]] = values
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(cells)
+        writer.writerows([columns, *cells.values()])
 
 
 def read_manifest(
@@ -157,8 +134,8 @@ def read_manifest(
 ) -> dict[str, dict[str, Any]]:
     r"""Read a manifest and check every row of it and every audio file it names.
 
-    Headers are always read. Files of float samples are decoded and looked
-    through for NaN; integer samples cannot hold it.
+    Headers are always read. Files of float samples are decoded and looked through for NaN;
+    integer samples cannot hold it.
 
     Parameters
     ----------
@@ -168,28 +145,26 @@ def read_manifest(
         Folder that takes the place of ``$data_root``.
     classes : mapping of str to collection of str, optional
         Allowed values per column, such as ``{"emotion": ("ang", "neu")}``.
-        Columns that are not named are not checked.
     skip_bad_audio : bool
-        Leave out rows whose audio is missing, unreadable, zero-length or has
-        NaN, with a warning each, instead of raising. Every file is decoded.
+        Leave out rows whose audio is missing, unreadable, zero-length or has NaN, with a
+        warning each, instead of raising. Every file is decoded.
     required : collection of str
-        Columns that must be there, besides ``ID``, ``wav`` and those of
-        ``classes``. Without a ``duration`` column it comes from the header.
+        Columns that must be there, besides ``ID``, ``wav`` and those of ``classes``. Without
+        a ``duration`` column it comes from the header.
 
     Returns
     -------
     dict of str to dict
-        Rows by ID in the order of the file, for
-        :class:`speechbrain.dataio.dataset.DynamicItemDataset`. ``duration`` is
-        a float, everything else a string; further columns are kept.
+        Rows by ID in the order of the file, for SpeechBrain's ``DynamicItemDataset``.
+        ``duration`` is a float, everything else a string; further columns are kept.
 
     Raises
     ------
     ManifestError
-        Naming the file and, for each problem, its row (data rows from 1), its
-        line in the file, and its ID: a missing column, a class that is not
-        allowed, a duplicate ID, a ``duration`` that is no positive number, bad
-        audio, ``$data_root`` without ``data_root``; or if no row is left.
+        Naming the file and, for each problem, its row (data rows from 1), its line in the
+        file, and its ID: a missing column, a class that is not allowed, a duplicate ID, a
+        ``duration`` that is no positive number, bad audio, ``$data_root`` without
+        ``data_root``; or if no row is left.
 
     Examples
     --------
@@ -222,15 +197,17 @@ def read_manifest(
         raise ManifestError(_summary(path, problems))
     for line in unusable:
         logger.warning("%s, %s Left out.", path, line)
-    rows = {name: record.cells for name, record in first.items() if record.usable}
+    # SpeechBrain provides the ID itself, under the key "id".
+    rows = {
+        name: {key: value for key, value in record.cells.items() if key != "ID"}
+        for name, record in first.items()
+        if record.usable
+    }
     if not rows:
         raise ManifestError(
             f"{path}: no row is left, the audio of all {len(records)} is unusable; first: "
             f"{unusable[0]}"
         )
-    for cells in rows.values():
-        # SpeechBrain provides the ID itself, under the key "id".
-        del cells["ID"]
     return rows
 
 
@@ -281,10 +258,11 @@ def _read_records(path: Path, wanted: Collection[str]) -> tuple[list[_Record], l
 
 
 def _check_header(path: Path, header: list[str], wanted: Collection[str]) -> None:
-    if missing := [name for name in (*COLUMNS, *wanted) if name in wanted and name not in header]:
+    in_order = dict.fromkeys([*(name for name in COLUMNS if name in wanted), *wanted])
+    if missing := [name for name in in_order if name not in header]:
         hint = " Columns must be separated by commas." if len(header) == 1 else ""
         raise ManifestError(
-            f"{path}: missing column {', '.join(dict.fromkeys(missing))}. Found the columns "
+            f"{path}: missing column {', '.join(missing)}. Found the columns "
             f"{', '.join(header) or 'none'}.{hint}"
         )
     if repeated := sorted({name for name in header if header.count(name) > 1}):
@@ -315,23 +293,21 @@ def _check_cells(
 ) -> Iterator[str]:
     """Yield what is wrong with a row, its audio aside, and give its cells their final values."""
     cells = record.cells
+    unknown = _unknown_variables(cells["wav"])
+    record.has_path = bool(cells["wav"]) and not unknown
     if not cells["ID"]:
         yield "the ID is empty"
     if not cells["wav"]:
-        record.has_path = False
         yield "the wav is empty"
-    if unknown := [word for word in _VARIABLE.findall(cells["wav"]) if word != _DATA_ROOT]:
-        record.has_path = False
+    if unknown:
         yield f"wav {cells['wav']!r} has ${unknown[0]}; only $data_root is replaced"
     for name, allowed in classes.items():
         if cells[name] not in allowed:
-            yield (f"{name} is {cells[name]!r}, expected one of {', '.join(map(str, allowed))}")
+            yield f"{name} is {cells[name]!r}, expected one of {', '.join(map(str, allowed))}"
     if data_root is not None:
+        replaced = {_DATA_ROOT: str(data_root)}
         for name, value in cells.items():
-            if isinstance(value, str):
-                cells[name] = _VARIABLE.sub(
-                    lambda match: str(data_root) if match[1] == _DATA_ROOT else match[0], value
-                )
+            cells[name] = _VARIABLE.sub(lambda match: replaced.get(match[1], match[0]), value)
 
 
 def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list[str], list[str]]:
@@ -352,16 +328,18 @@ def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list
             unusable.append(f"{record.where}: {error}{started}")
             record.usable = False
             continue
-        stated = _as_seconds(record.cells.get("duration", seconds))
-        if not 0 < stated < math.inf:
+        stated = record.cells.get("duration", seconds)
+        try:
+            record.cells["duration"] = float(stated)
+        except ValueError:
+            record.cells["duration"] = math.nan
+        if not 0 < record.cells["duration"] < math.inf:
             problems.append(
-                f"{record.where}: duration is {record.cells['duration']!r}, expected a positive "
-                "number of seconds"
+                f"{record.where}: duration is {stated!r}, expected a positive number of seconds"
             )
-        elif abs(stated - seconds) > _DURATION_TOLERANCE_SECONDS:
-            differing.append(f"{record.where}: {stated:g} s stated, {seconds:g} s in the audio")
-            stated = seconds
-        record.cells["duration"] = stated
+        elif abs(record.cells["duration"] - seconds) > _DURATION_TOLERANCE_SECONDS:
+            differing.append(f"{record.where}: {stated} s stated, {seconds:g} s in the audio")
+            record.cells["duration"] = seconds
     if differing:
         logger.warning(
             "%s: %d rows state another duration than their audio has, which is used instead; "
@@ -373,13 +351,6 @@ def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list
     return unusable, problems
 
 
-def _as_seconds(value: str | float) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
-
-
 def _summary(path: Path, problems: list[str]) -> str:
     if len(problems) == 1:
         return f"{path}, {problems[0]}"
@@ -387,6 +358,10 @@ def _summary(path: Path, problems: list[str]) -> str:
     if len(problems) > len(shown):
         shown.append(f"  and {len(problems) - len(shown)} more")
     return "\n".join([f"{path} has {len(problems)} problems:", *shown])
+
+
+def _unknown_variables(value: str) -> list[str]:
+    return [word for word in _VARIABLE.findall(value) if word != _DATA_ROOT]
 
 
 def _is_control(character: str) -> bool:

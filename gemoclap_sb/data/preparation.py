@@ -1,8 +1,9 @@
 """What every prepare script does beside reading its own corpus.
 
-A corpus' quirks are counted and told, one line per kind; its size is compared
-with the published one; the three manifests of a fold are written together with
-a record, ``prepare.json``, by which the same preparation is not done twice.
+What a corpus folder has that a tidy one would not is counted and told, one line for each
+kind; its size is compared with the published one; the three manifests of a fold are
+written together with a record, ``prepare.json``, by which the same preparation is not done
+twice.
 """
 
 from __future__ import annotations
@@ -10,23 +11,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.data.manifests import clean_text, write_manifest
-from gemoclap_sb.files import write_json
-
-__all__ = [
-    "Quirks",
-    "compare_counts",
-    "decode_text",
-    "finished_preparation",
-    "visible_files",
-    "write_preparation",
-]
+from gemoclap_sb.data.splits import split_fold
+from gemoclap_sb.files import read_json, write_json
 
 logger = get_logger(__name__)
 
@@ -35,7 +28,7 @@ SPLITS = ("train", "valid", "test")
 _MOST_DETAILS_SHOWN = 12
 
 
-class Quirks:
+class CorpusIssues:
     """Counts what a corpus folder has that a tidy one would not.
 
     Parameters
@@ -45,11 +38,11 @@ class Quirks:
 
     Examples
     --------
-    >>> quirks = Quirks("/corpus")
-    >>> quirks.add("AppleDouble files (._*), ignored", Path("/corpus/Session1/._a.wav"))
-    >>> quirks.add("labels outside the four classes, left out", "fru")
-    >>> quirks.add("labels outside the four classes, left out", "fru")
-    >>> quirks.lines()
+    >>> issues = CorpusIssues("/corpus")
+    >>> issues.add("AppleDouble files (._*), ignored", Path("/corpus/Session1/._a.wav"))
+    >>> issues.add("labels outside the four classes, left out", "fru")
+    >>> issues.add("labels outside the four classes, left out", "fru")
+    >>> issues.lines()
     ['1 AppleDouble files (._*), ignored: first Session1/._a.wav', \
 '2 labels outside the four classes, left out: fru 2']
     """
@@ -59,15 +52,7 @@ class Quirks:
         self._details: dict[str, Counter[str]] = defaultdict(Counter)
 
     def add(self, kind: str, detail: str | Path) -> None:
-        """Count one case.
-
-        Parameters
-        ----------
-        kind : str
-            What it is and what was done about it, in the plural.
-        detail : str or Path
-            Which utterance, label or file it is.
-        """
+        """Count a case: what it is and what was done about it, and which one it is."""
         if isinstance(detail, Path) and detail.is_relative_to(self._root):
             detail = detail.relative_to(self._root)
         self._details[kind][clean_text(str(detail))] += 1
@@ -89,36 +74,22 @@ class Quirks:
         return lines
 
 
-def visible_files(folder: Path, suffixes: Iterable[str], quirks: Quirks) -> Iterator[Path]:
+def visible_files(folder: Path, suffixes: Iterable[str], issues: CorpusIssues) -> Iterator[Path]:
     """Walk through a folder and everything below it, in a fixed order.
 
-    AppleDouble files, which macOS leaves on foreign disks under ``._`` and the
-    name of the file they belong to, are counted and not given. So are other
-    hidden files.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to look. A folder that is not there has no files.
-    suffixes : iterable of str
-        The endings wanted, in small letters, such as ``(".wav",)``; capitals
-        are the same to it.
-    quirks : Quirks
-        Where hidden files are counted.
-
-    Yields
-    ------
-    Path
+    ``suffixes`` are in small letters and match capitals too. Hidden files are counted and
+    not given, AppleDouble files among them, which macOS leaves on foreign disks under ``._``
+    and the name of the file they belong to. A folder that is not there has no files.
 
     Examples
     --------
     >>> folder = getfixture("tmp_path")
     >>> for name in ("b.WAV", "a.wav", "._a.wav", "a.txt"):
     ...     _ = (folder / name).write_bytes(b"")
-    >>> quirks = Quirks(folder)
-    >>> [path.name for path in visible_files(folder, (".wav",), quirks)]
+    >>> issues = CorpusIssues(folder)
+    >>> [path.name for path in visible_files(folder, (".wav",), issues)]
     ['a.wav', 'b.WAV']
-    >>> quirks.counts()
+    >>> issues.counts()
     {'AppleDouble files (._*), ignored': 1}
     """
     endings = tuple(suffixes)
@@ -127,41 +98,32 @@ def visible_files(folder: Path, suffixes: Iterable[str], quirks: Quirks) -> Iter
         for name in sorted(names):
             path = Path(parent, name)
             if name.startswith("._"):
-                quirks.add("AppleDouble files (._*), ignored", path)
+                issues.add("AppleDouble files (._*), ignored", path)
             elif name.startswith("."):
-                quirks.add("hidden files, ignored", path)
+                issues.add("hidden files, ignored", path)
             elif name.lower().endswith(endings):
                 yield path
 
 
-def decode_text(path: Path, quirks: Quirks) -> str:
+def decode_text(path: Path, issues: CorpusIssues) -> str:
     r"""Read a text file of unknown encoding without ever failing on a byte.
 
-    Parameters
-    ----------
-    path : Path
-        A text file.
-    quirks : Quirks
-        Where a file that is not UTF-8 is counted. It is read as Windows-1252,
-        in which the typographic quotes of old transcriptions are written.
-
-    Returns
-    -------
-    str
+    What is not UTF-8 is counted and read as Windows-1252, in which the typographic quotes
+    of old transcriptions are written.
 
     Examples
     --------
     >>> path = getfixture("tmp_path") / "a.txt"
     >>> _ = path.write_bytes(b"don\x92t \x81")
-    >>> quirks = Quirks(path.parent)
-    >>> decode_text(path, quirks), list(quirks.counts().values())
+    >>> issues = CorpusIssues(path.parent)
+    >>> decode_text(path, issues), list(issues.counts().values())
     ('don’t �', [1])
     """
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        quirks.add("text files that are not UTF-8, read as Windows-1252", path)
+        issues.add("text files that are not UTF-8, read as Windows-1252", path)
         return data.decode("cp1252", errors="replace")
 
 
@@ -172,20 +134,8 @@ def compare_counts(
 ) -> str | None:
     """Say in one sentence how the size of a corpus differs from the published one.
 
-    Parameters
-    ----------
-    corpus : str
-        Its name, for the sentence.
-    rows : iterable of mapping
-        All rows that will be used.
-    expected : mapping of str to mapping of str to int
-        Per column, the number of rows of some values. The numbers of the first
-        column add up to all rows.
-
-    Returns
-    -------
-    str or None
-        None where all is as expected.
+    ``expected`` has the number of rows of some values per column; those of the first column
+    add up to all rows. None where all is as expected.
 
     Examples
     --------
@@ -215,27 +165,71 @@ def _describe(counts: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
-def finished_preparation(
-    save_folder: str | os.PathLike, arguments: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Find the result of an earlier preparation with the same arguments.
+def prepare_fold(
+    save_folder: str | os.PathLike,
+    arguments: Mapping[str, Any],
+    read_rows: Callable[[Path, CorpusIssues], list[Mapping[str, Any]]],
+    folds: Collection[int],
+    validations: Collection[str],
+    expected: Mapping[str, Mapping[str, int]] | None = None,
+    **split_options: Any,
+) -> dict[str, Any]:
+    """Read a corpus, split one fold of it, and write the manifests, unless that was done before.
 
     Parameters
     ----------
     save_folder : str or os.PathLike
-        Where it was written.
+        Where to write.
     arguments : mapping
-        The arguments of this preparation, as :mod:`json` can store them.
+        All that the manifests depend on, as :mod:`json` can store it: ``corpus``,
+        ``data_folder``, ``fold``, ``validation``, ``seed`` and whatever else there is.
+    read_rows : Callable
+        Makes the rows of a corpus folder, and counts what is unusual there.
+    folds, validations : collection
+        What ``fold`` and ``validation`` may be.
+    expected : mapping, optional
+        See `compare_counts`; None compares nothing.
+    **split_options
+        For `gemoclap_sb.data.splits.split_fold`.
 
     Returns
     -------
-    dict or None
-        What :func:`write_preparation` returned then, or None if it has to be
-        done: never done here, done with other arguments, or a file is missing.
+    dict
+        What `write_preparation` returns.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit each other or the folder.
+    """
+    for name, allowed in (("fold", folds), ("validation", validations)):
+        if arguments[name] not in allowed:
+            raise ValueError(
+                f"{name} must be one of {', '.join(map(str, allowed))}, found {arguments[name]!r}."
+            )
+    root = Path(os.path.abspath(arguments["data_folder"]))
+    arguments = {**arguments, "data_folder": str(root)}
+    if (finished := finished_preparation(save_folder, arguments)) is not None:
+        return finished
+    issues = CorpusIssues(root)
+    rows = read_rows(root, issues)
+    warning = compare_counts(arguments["corpus"], rows, expected) if expected else None
+    chosen = (arguments["fold"], arguments["validation"])
+    splits, notes = split_fold(rows, *chosen, seed=arguments["seed"], **split_options)
+    return write_preparation(save_folder, arguments, splits, issues, warning, notes)
+
+
+def finished_preparation(
+    save_folder: str | os.PathLike, arguments: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Find what `write_preparation` returned for the same arguments earlier.
+
+    None if it has to be done: never done here, done with other arguments, or a file is
+    missing.
     """
     save_folder = Path(save_folder)
     try:
-        record = json.loads((save_folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(save_folder / RECORD)
         before, notes = record["arguments"], record["notes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -256,7 +250,7 @@ def write_preparation(
     save_folder: str | os.PathLike,
     arguments: Mapping[str, Any],
     splits: Mapping[str, list[Mapping[str, Any]]],
-    quirks: Quirks,
+    issues: CorpusIssues,
     warning: str | None = None,
     notes: Iterable[str] = (),
 ) -> dict[str, Any]:
@@ -270,10 +264,10 @@ def write_preparation(
         All that the manifests depend on, with ``data_folder`` and ``validation``.
     splits : mapping of str to list of mapping
         Rows under ``"train"``, ``"valid"`` and ``"test"``.
-    quirks : Quirks
+    issues : CorpusIssues
         Logged here, a line for each kind.
     warning : str, optional
-        What :func:`compare_counts` gave. Logged as a warning and put before the notes.
+        What `compare_counts` gave. Logged as a warning and put before the notes.
     notes : iterable of str
         What a report of the results must say.
 
@@ -294,7 +288,7 @@ def write_preparation(
     >>> finished_preparation(folder, arguments) is None
     True
     >>> splits = {"train": [row], "valid": [row], "test": [row]}
-    >>> result = write_preparation(folder, arguments, splits, Quirks("/corpus"))
+    >>> result = write_preparation(folder, arguments, splits, CorpusIssues("/corpus"))
     >>> result["data_root"], finished_preparation(folder, arguments) == result
     ('/corpus', True)
     >>> finished_preparation(folder, {**arguments, "fold": 2}) is None
@@ -320,25 +314,20 @@ def write_preparation(
         }
         for split, rows in splits.items()
     }
-    write_json(
-        save_folder / RECORD,
-        {
-            "validation": arguments["validation"],
-            "arguments": dict(arguments),
-            "counts": counts,
-            "quirks": quirks.counts(),
-            "notes": all_notes,
-        },
-    )
-    for line in quirks.lines():
+    record = {
+        "validation": arguments["validation"],
+        "arguments": dict(arguments),
+        "counts": counts,
+        "issues": issues.counts(),
+        "notes": all_notes,
+    }
+    write_json(save_folder / RECORD, record)
+    for line in issues.lines():
         logger.info("%s: %s", arguments["data_folder"], line)
     for split in SPLITS:
-        logger.info(
-            "%s: %d utterances (%s)",
-            save_folder / f"{split}.csv",
-            counts[split]["utterances"],
-            ", ".join(f"{name} {number}" for name, number in counts[split]["emotion"].items()),
-        )
+        classes = ", ".join(f"{name} {n}" for name, n in counts[split]["emotion"].items())
+        path, number = save_folder / f"{split}.csv", counts[split]["utterances"]
+        logger.info("%s: %d utterances (%s)", path, number, classes)
     for note in notes:
         logger.info("%s", note)
     if warning:

@@ -12,45 +12,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["hold_out_speakers", "split_fold", "stratified_split"]
-
 Row = Mapping[str, Any]
 
 
 def stratified_split(
     rows: Iterable[Row], fraction: float, keys: Sequence[str], seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """Hold out a fraction of the rows that looks like the whole.
+    """Hold out a fraction of the rows, between 0 and 1, that looks like the whole.
 
-    The number held out is ``fraction`` of all, rounded. It is dealt to the
-    values of the first key by largest remainder, so that each class is held
-    out in proportion to within one row even where single strata (a class of
-    one speaker) are smaller than ``1 / fraction``. Within a class each stratum
-    gets its share rounded down or up; those who were rounded down before are
-    rounded up first, which keeps the other keys balanced as well.
-
-    Parameters
-    ----------
-    rows : iterable of mapping
-        Rows with an ``ID`` and every key of ``keys``.
-    fraction : float
-        Share to hold out, between 0 and 1, both excluded.
-    keys : sequence of str
-        Columns to stratify by, the most important first, such as
-        ``("emotion", "spk_id")``.
-    seed : int
-        Same seed, same rows: same split.
-
-    Returns
-    -------
-    kept, held_out : list of mapping
-        Each in the order of ``rows``; neither is empty.
-
-    Raises
-    ------
-    ValueError
-        If ``fraction`` is not between 0 and 1, if ``keys`` is empty, or if
-        there are fewer than two rows.
+    The number held out is ``fraction`` of all, rounded. It is dealt to the values of the
+    first of the columns ``keys`` (such as ``("emotion", "spk_id")``) by largest remainder,
+    so that each class is held out in proportion to within one row even where single strata
+    (a class of one speaker) are smaller than ``1 / fraction``. Within a class each stratum
+    gets its share rounded down or up; those who were rounded down before are rounded up
+    first, which keeps the other keys balanced as well. Returns what is kept and what is held
+    out, in the order of ``rows``; neither is empty. ValueError where that cannot be.
 
     Examples
     --------
@@ -119,27 +95,11 @@ def _deal(
 def hold_out_speakers(
     rows: Iterable[Row], speakers: int | Sequence[str], seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """Hold out whole speakers, women and men in turn.
+    """Hold out whole speakers, women and men in turn: so many of them, or those named.
 
-    Parameters
-    ----------
-    rows : iterable of mapping
-        Rows with ``spk_id`` and ``gender``.
-    speakers : int or sequence of str
-        How many speakers to draw, or which ones.
-    seed : int
-        Seeds the draw; without effect where the speakers are named.
-
-    Returns
-    -------
-    kept, held_out : list of mapping
-        Each in the order of ``rows``; neither is empty.
-
-    Raises
-    ------
-    ValueError
-        If no speaker would be left on one side, or if a named speaker is not
-        among the rows.
+    Rows have ``spk_id`` and ``gender``. Returns what is kept and what is held out, in the
+    order of ``rows``. ValueError if no speaker would be left on one side, or if a named
+    speaker is not among the rows.
 
     Examples
     --------
@@ -197,30 +157,23 @@ def split_fold(
 ) -> tuple[dict[str, list[Row]], list[str]]:
     """Split a corpus into the three parts of one cross-validation fold.
 
-    The test part is the rows whose ``session`` is the fold. What is validated
-    on comes from the rest, or is the test part itself.
+    The test part is the rows whose ``session`` is the fold. What is validated on comes from
+    the rest, or is the test part itself.
 
     Parameters
     ----------
     rows : iterable of mapping
-        The whole corpus, with ``session`` holding the number of the fold that
-        tests on the row.
+        The whole corpus, with ``session`` holding the number of the fold that tests on the
+        row.
     fold : int
         The fold, from 1.
     validation : str
-        ``"random"``: ``valid_fraction`` of the training side, stratified by
-        emotion and speaker. ``"session"``: the session ``valid_session``; by
-        default the one after the fold. ``"speaker"``: ``valid_speakers`` of the
-        training side. ``"test"``: the test part, which makes the reported
-        figure an optimistic one.
+        ``"random"``: ``valid_fraction`` of the training side, stratified by emotion and
+        speaker. ``"session"``: the session ``valid_session``, by default the one after the
+        fold. ``"speaker"``: ``valid_speakers`` of the training side, how many or which.
+        ``"test"``: the test part, which makes the reported figure an optimistic one.
     seed : int
         Seeds ``"random"`` and ``"speaker"``.
-    valid_fraction : float
-        For ``"random"``.
-    valid_session : int, optional
-        For ``"session"``.
-    valid_speakers : int or sequence of str, optional
-        For ``"speaker"``.
 
     Returns
     -------

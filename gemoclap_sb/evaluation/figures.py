@@ -1,4 +1,4 @@
-"""Pictures of the figures in :mod:`gemoclap_sb.evaluation.metrics`.
+"""Pictures of what `gemoclap_sb.evaluation.metrics` counts.
 
 matplotlib is imported only when something is drawn, and used through its object-oriented
 interface (https://matplotlib.org/stable/gallery/user_interfaces/canvasagg.html), so that
@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics
+from gemoclap_sb.evaluation.report import mean_and_std, percent
 from gemoclap_sb.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion", "draw_cross_validation", "draw_training_curves"]
-
 WAR_COLOUR, UAR_COLOUR, INK, PALE = "#2f6690", "#e08e45", "#22303c", "#6b7a88"
-HISTORY_KEYS = ("epoch", "train_loss", "valid_loss", "valid_war", "valid_uar")
 
 
 def draw_confusion(
@@ -31,18 +29,8 @@ def draw_confusion(
 ) -> Path:
     """Draw a confusion matrix: colours by recall, counts and percentages in the cells.
 
-    Parameters
-    ----------
-    metrics : ClassificationMetrics
-    path : str or Path
-        The PNG to write; it is written whole or not at all.
-    title : str
-        Heading of the picture; WAR, UAR and the number of utterances follow below it.
-
-    Returns
-    -------
-    Path
-        `path`.
+    WAR, UAR and the number of utterances stand below the title. Returns the path of the PNG,
+    as the other drawings do.
 
     Examples
     --------
@@ -54,37 +42,23 @@ def draw_confusion(
     'confusion.png'
     """
     side = _confusion_side(metrics)
-    figure = _figure(side + 1.3, side + 0.9)
+    figure = new_figure(side + 1.3, side + 0.9)
     axes = figure.add_subplot()
     _confusion_on(axes, metrics)
     heading = f"WAR {percent(metrics.war)}   UAR {percent(metrics.uar)}   n = {metrics.n_test}"
     # Both lines belong to the axes, so that they share the matrix's centre.
     axes.set_title(title, color=INK, fontsize=13, fontweight="bold", pad=28)
     axes.text(0.5, 1.03, heading, color=PALE, fontsize=10, ha="center", transform=axes.transAxes)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Path:
     """Draw losses and validation figures over the epochs.
 
-    The epoch with the best validation UAR, whose checkpoint is kept, is marked.
-
-    Parameters
-    ----------
-    history : sequence of mapping
-        One per epoch: epoch, train_loss, valid_loss, valid_war, valid_uar (fractions).
-    path : str or Path
-        The PNG to write; it is written whole or not at all.
-
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    ValueError
-        If there is no epoch or an epoch lacks a key.
+    ``history`` has epoch, train_loss and valid_loss of each epoch, and any further
+    ``valid_NAME``, fractions that are drawn beside the losses. The epoch with the best
+    validation UAR, whose checkpoint is kept, is marked where there is one. ValueError if there
+    is no epoch or an epoch lacks a key.
 
     Examples
     --------
@@ -99,39 +73,37 @@ def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Pat
     """
     if not history:
         raise ValueError("nothing to draw: expected the figures of at least one epoch")
+    names = [key for key in history[0] if key.startswith("valid_") and key != "valid_loss"]
+    keys = ("epoch", "train_loss", "valid_loss", *names)
     for number, epoch in enumerate(history, start=1):
-        if missing := [key for key in HISTORY_KEYS if key not in epoch]:
+        if missing := [key for key in keys if key not in epoch]:
             raise ValueError(f"entry {number} of the history lacks {', '.join(missing)}")
-    series = {key: np.array([epoch[key] for epoch in history], float) for key in HISTORY_KEYS}
+    series = {key: np.array([epoch[key] for epoch in history], float) for key in keys}
     epochs = series["epoch"]
-    best = int(np.nanargmax(series["valid_uar"])) if np.isfinite(series["valid_uar"]).any() else 0
     # A single epoch is a point, which a bare line would not show.
     style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4}
 
-    figure = _figure(10, 4)
-    losses, scores = figure.subplots(1, 2)
-    losses.plot(epochs, series["train_loss"], color=PALE, label="training", **style)
-    losses.plot(epochs, series["valid_loss"], color=WAR_COLOUR, label="validation", **style)
-    scores.plot(epochs, 100 * series["valid_war"], color=WAR_COLOUR, label="WAR", **style)
-    scores.plot(epochs, 100 * series["valid_uar"], color=UAR_COLOUR, label="UAR", **style)
-    scores.scatter(
-        epochs[best],
-        100 * series["valid_uar"][best],
-        s=130,
-        facecolors="none",
-        edgecolors=INK,
-        linewidths=1.5,
-        zorder=3,
-        label=f"best UAR {percent(series['valid_uar'][best])}, epoch {int(epochs[best])}",
-    )
-    for axes, name, unit in ((losses, "Loss", "loss"), (scores, "Validation", "%")):
+    figure = new_figure(10 if names else 5, 4)
+    panels = np.atleast_1d(figure.subplots(1, 2 if names else 1))
+    panels[0].plot(epochs, series["train_loss"], color=PALE, label="training", **style)
+    panels[0].plot(epochs, series["valid_loss"], color=WAR_COLOUR, label="validation", **style)
+    for name in names:
+        label = name.removeprefix("valid_").upper()
+        colour = {"WAR": WAR_COLOUR, "UAR": UAR_COLOUR}.get(label)
+        panels[1].plot(epochs, 100 * series[name], color=colour, label=label, **style)
+    if "valid_uar" in names and np.isfinite(uar := series["valid_uar"]).any():
+        best = int(np.nanargmax(uar))
+        label = f"best UAR {percent(uar[best])}, epoch {int(epochs[best])}"
+        ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5, "zorder": 3}
+        panels[1].scatter(epochs[best], 100 * uar[best], s=130, label=label, **ring)
+    for axes, (name, unit) in zip(panels, (("Loss", "loss"), ("Validation", "%")), strict=False):
         axes.set_title(name, color=INK, fontsize=12, fontweight="bold")
         axes.set_xlabel("epoch", color=INK)
         axes.set_ylabel(unit, color=INK)
         axes.locator_params(axis="x", integer=True)
         axes.legend(frameon=False, labelcolor=INK)
         _tidy(axes)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_cross_validation(
@@ -139,19 +111,7 @@ def draw_cross_validation(
 ) -> Path:
     """Draw WAR and UAR of each fold with their means, and the pooled confusion.
 
-    Parameters
-    ----------
-    summary : mapping
-        What :func:`gemoclap_sb.evaluation.report.cross_validation_summary` returned.
-    path : str or Path
-        The PNG to write; it is written whole or not at all.
-    title : str
-        Heading of the picture.
-
-    Returns
-    -------
-    Path
-        `path`.
+    ``summary`` is what `gemoclap_sb.evaluation.report.cross_validation_summary` returned.
 
     Examples
     --------
@@ -166,7 +126,7 @@ def draw_cross_validation(
     whole = ClassificationMetrics.from_dict(summary["pooled"])
     side = _confusion_side(whole)
     width = max(4.5, 0.9 * len(folds) + 1.2)
-    figure = _figure(width + side + 2.0, side + 1.2)
+    figure = new_figure(width + side + 2.0, side + 1.2)
     bars, matrix = figure.subplots(1, 2, width_ratios=[width, side + 1.0])
 
     places = np.arange(len(folds))
@@ -196,20 +156,10 @@ def draw_cross_validation(
         pad=10,
     )
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def percent(fraction: float | None) -> str:
-    """Give a fraction as a percentage, or a dash where it is undefined."""
-    return "–" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def mean_and_std(mean: float, std: float | None) -> str:
-    """Give mean and standard deviation of fractions in percent."""
-    return percent(mean) if std is None else f"{100 * mean:.2f} ± {100 * std:.2f} %"
-
-
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure in inches that belongs to no window."""
     from matplotlib.figure import Figure
 
@@ -218,7 +168,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, whole or not at all."""
     path = Path(path)
     with atomic_path(path) as temporary:

@@ -8,8 +8,8 @@ Emotion corpora are unbalanced, so two figures are always reported (Schuller et 
 - UAR, the unweighted average recall: the plain mean of the per-class recalls, for which
   a rare class counts as much as a frequent one.
 
-scikit-learn does the counting. Everything here is a fraction in [0, 1]; percentages
-belong to :mod:`gemoclap_sb.evaluation.report`.
+scikit-learn counts the confusion matrix; the other figures follow from it. Everything
+here is a fraction in [0, 1]; percentages belong to `gemoclap_sb.evaluation.report`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
-
-__all__ = ["ClassificationMetrics", "classification_metrics", "pooled"]
+from sklearn.metrics import confusion_matrix
 
 
 @dataclass(frozen=True)
@@ -59,40 +57,16 @@ class ClassificationMetrics:
     n_test: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the metrics as plain JSON types, in the order of ``metrics.json``.
-
-        Returns
-        -------
-        dict
-            Keys war, uar, per_class_recall, confusion, labels, n_test.
-
-        Examples
-        --------
-        >>> list(classification_metrics([0, 1], [0, 1], ["ang", "sad"]).to_dict())
-        ['war', 'uar', 'per_class_recall', 'confusion', 'labels', 'n_test']
-        """
+        """Give the metrics as plain JSON types, in the order of ``metrics.json``."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassificationMetrics:
         """Rebuild the metrics from the content of a ``metrics.json``.
 
-        Only the labels and the counts are read: every other figure follows from them,
-        so an edited file cannot contradict itself.
-
-        Parameters
-        ----------
-        values : mapping
-            At least ``labels`` and ``confusion``; other keys (fold, seed, ...) are ignored.
-
-        Returns
-        -------
-        ClassificationMetrics
-
-        Raises
-        ------
-        ValueError
-            If a key is missing or the counts are not a [C, C] table of C labels.
+        Only ``labels`` and ``confusion`` are read: every other figure follows from them, so an
+        edited file cannot contradict itself. ValueError if one is missing, or the counts are
+        not a [C, C] table of C labels.
 
         Examples
         --------
@@ -106,7 +80,45 @@ class ClassificationMetrics:
                 f"metrics need the keys 'labels' and 'confusion'; missing: {', '.join(missing)} "
                 f"(found: {', '.join(values) or 'nothing'})"
             )
-        return _from_confusion(values["confusion"], values["labels"])
+        return cls.from_confusion(values["confusion"], values["labels"])
+
+    @classmethod
+    def from_confusion(cls, confusion: Any, labels: Sequence[str]) -> ClassificationMetrics:
+        """Compute the metrics of a confusion matrix [C, C] of counts; ValueError for others.
+
+        A class without a test utterance has no recall: it is None, is left out of the UAR
+        (as in :func:`sklearn.metrics.balanced_accuracy_score`), and one warning says so.
+        """
+        labels = _checked_labels(labels)
+        counts = np.asarray(confusion)
+        size = len(labels)
+        is_square = counts.shape == (size, size) and counts.dtype.kind in "iu"
+        if not (is_square and (counts >= 0).all() and counts.any()):
+            raise ValueError(
+                f"expected a confusion matrix of {size} x {size} counts for the labels {labels}, "
+                f"not all of them 0, found {confusion!r}"
+            )
+        totals, correct = counts.sum(axis=1), counts.diagonal()
+        recalls = {
+            name: float(right / total) if total else None
+            for name, right, total in zip(labels, correct, totals, strict=True)
+        }
+        present = [recall for recall in recalls.values() if recall is not None]
+        if len(present) < size:
+            absent = ", ".join(name for name, recall in recalls.items() if recall is None)
+            warnings.warn(
+                f"no test utterance of class {absent}: its recall is undefined (null in "
+                f"metrics.json) and UAR is the mean over the {len(present)} classes present",
+                stacklevel=3,
+            )
+        return cls(
+            war=float(correct.sum() / totals.sum()),
+            uar=float(np.mean(present)),
+            per_class_recall=recalls,
+            confusion=counts.tolist(),
+            labels=labels,
+            n_test=int(totals.sum()),
+        )
 
 
 def classification_metrics(
@@ -114,21 +126,12 @@ def classification_metrics(
 ) -> ClassificationMetrics:
     """Compute WAR, UAR, per-class recall and confusion matrix.
 
-    A class without a test utterance has no recall: it is None, is left out of the UAR
-    (as in :func:`sklearn.metrics.balanced_accuracy_score`), and one warning says so.
-
     Parameters
     ----------
-    targets : sequence of int
-        True class of each utterance [N], an index into `labels`.
-    predictions : sequence of int
-        Predicted class of each utterance [N], an index into `labels`.
+    targets, predictions : sequence of int
+        True and predicted class of each utterance [N], indices into `labels`.
     labels : sequence of str
         Names of the C classes.
-
-    Returns
-    -------
-    ClassificationMetrics
 
     Raises
     ------
@@ -152,50 +155,15 @@ def classification_metrics(
         )
     if len(true) == 0:
         raise ValueError("no utterance to evaluate: the test set is empty")
-
-    classes = np.arange(len(labels))
-    # Recall is undefined, not zero, where a class never occurs; NaN keeps the two apart.
-    recalls = recall_score(true, predicted, labels=classes, average=None, zero_division=np.nan)
-    present = np.isin(classes, true)
-    if not present.all():
-        absent = ", ".join(name for name, there in zip(labels, present, strict=True) if not there)
-        warnings.warn(
-            f"no test utterance of class {absent}: its recall is undefined (null in "
-            f"metrics.json) and UAR is the mean over the {int(present.sum())} classes present",
-            stacklevel=2,
-        )
-    return ClassificationMetrics(
-        war=float(accuracy_score(true, predicted)),
-        uar=float(recalls[present].mean()),
-        per_class_recall={
-            name: float(recall) if there else None
-            for name, recall, there in zip(labels, recalls, present, strict=True)
-        },
-        confusion=confusion_matrix(true, predicted, labels=classes).tolist(),
-        labels=labels,
-        n_test=len(true),
-    )
+    counts = confusion_matrix(true, predicted, labels=range(len(labels)))
+    return ClassificationMetrics.from_confusion(counts, labels)
 
 
 def pooled(metrics: Sequence[ClassificationMetrics]) -> ClassificationMetrics:
-    """Pool several evaluations by summing their confusion matrices.
+    """Pool several evaluations of the same labels by summing their confusion matrices.
 
     The pooled figures treat all folds' utterances as one test set. They differ from the
     mean over folds when folds differ in size or in class balance.
-
-    Parameters
-    ----------
-    metrics : sequence of ClassificationMetrics
-        One per fold, all with the same labels in the same order.
-
-    Returns
-    -------
-    ClassificationMetrics
-
-    Raises
-    ------
-    ValueError
-        If the sequence is empty or the labels differ between folds.
 
     Examples
     --------
@@ -213,23 +181,8 @@ def pooled(metrics: Sequence[ClassificationMetrics]) -> ClassificationMetrics:
                 f"cannot pool folds with different labels: the first has {labels}, number "
                 f"{number} has {one.labels}; run all folds with the same classes"
             )
-    return _from_confusion(sum(np.asarray(one.confusion) for one in metrics), labels)
-
-
-def _from_confusion(confusion: Any, labels: Sequence[str]) -> ClassificationMetrics:
-    """Compute the metrics of a confusion matrix by replaying its utterances."""
-    labels = _checked_labels(labels)
-    counts = np.asarray(confusion)
-    size = len(labels)
-    if counts.shape != (size, size) or counts.dtype.kind not in "iu" or (counts < 0).any():
-        raise ValueError(
-            f"expected a confusion matrix of {size} x {size} counts for the labels {labels}, "
-            f"found {confusion!r}"
-        )
-    true, predicted = np.indices(counts.shape).reshape(2, -1)
-    return classification_metrics(
-        np.repeat(true, counts.ravel()), np.repeat(predicted, counts.ravel()), labels
-    )
+    counts = sum(np.asarray(one.confusion) for one in metrics)
+    return ClassificationMetrics.from_confusion(counts, labels)
 
 
 def _checked_labels(labels: Sequence[str]) -> list[str]:
@@ -242,9 +195,7 @@ def _checked_labels(labels: Sequence[str]) -> list[str]:
 
 def _checked_indices(values: Sequence[int], name: str, labels: Sequence[str]) -> np.ndarray:
     """Return class indices [N] as an integer array, or say which value is wrong."""
-    array = np.asarray(values)
-    if array.size == 0:
-        return np.zeros(0, dtype=np.int64)
+    array = np.asarray(values, dtype=np.int64 if len(values) == 0 else None)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(
             f"expected {name} as a flat sequence of class indices, found an array of shape "
@@ -256,4 +207,4 @@ def _checked_indices(values: Sequence[int], name: str, labels: Sequence[str]) ->
             f"{name} must be class indices from 0 to {len(labels) - 1} (labels {list(labels)}), "
             f"found {int(outside[0])}"
         )
-    return array.astype(np.int64)
+    return array

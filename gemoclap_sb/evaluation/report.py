@@ -1,7 +1,6 @@
-"""Tables of the figures in :mod:`gemoclap_sb.evaluation.metrics`, and one door to the pictures.
+"""Tables of the figures in `gemoclap_sb.evaluation.metrics`.
 
-JSON holds fractions; what a person reads, here, holds percentages with a % sign. The
-pictures are drawn in :mod:`gemoclap_sb.evaluation.figures` and importable from here.
+JSON holds fractions; what a person reads, here, holds percentages with a % sign.
 """
 
 from __future__ import annotations
@@ -12,24 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gemoclap_sb.evaluation.figures import (
-    draw_confusion,
-    draw_cross_validation,
-    draw_training_curves,
-    mean_and_std,
-    percent,
-)
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, pooled
-
-__all__ = [
-    "VALIDATION_NOTES",
-    "cross_validation_report",
-    "cross_validation_summary",
-    "draw_confusion",
-    "draw_cross_validation",
-    "draw_training_curves",
-    "metrics_table",
-]
 
 VALIDATION_NOTES: dict[str, str] = {
     "random": "The checkpoint was chosen on utterances held out at random from the training "
@@ -44,20 +26,19 @@ VALIDATION_NOTES: dict[str, str] = {
 }
 """What to say, in words, about each way of choosing the checkpoint."""
 
-# ---------------------------------------------------------------------------- terminal
+
+def percent(fraction: float | None) -> str:
+    """Give a fraction as a percentage, or a dash where it is undefined."""
+    return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def mean_and_std(mean: float, std: float | None) -> str:
+    """Give mean and standard deviation of fractions in percent."""
+    return percent(mean) if std is None else f"{100 * mean:.2f} ± {100 * std:.2f} %"
 
 
 def metrics_table(metrics: ClassificationMetrics) -> str:
-    """Lay the metrics out for the terminal.
-
-    Parameters
-    ----------
-    metrics : ClassificationMetrics
-
-    Returns
-    -------
-    str
-        WAR, UAR and the per-class recalls in aligned lines, without a final newline.
+    """Lay WAR, UAR and the per-class recalls out for the terminal, in aligned lines.
 
     Examples
     --------
@@ -87,9 +68,6 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
     return "\n".join(lines)
 
 
-# -------------------------------------------------------------------- cross-validation
-
-
 def cross_validation_summary(
     fold_metrics: Sequence[Mapping[str, Any]],
     validation: str | None = None,
@@ -97,30 +75,12 @@ def cross_validation_summary(
 ) -> dict[str, Any]:
     """Summarise the folds of a cross-validation, as ``cv_metrics.json`` holds them.
 
-    Mean and standard deviation are over folds; the standard deviation is that of a sample
-    (``ddof=1``) and null for a single fold. `pooled` comes from the summed confusions.
-
-    Parameters
-    ----------
-    fold_metrics : sequence of mapping
-        The content of each fold's ``metrics.json``: fold, labels and confusion are needed,
-        further keys (seed, hparams_file, seconds, ...) are kept.
-    validation : str, optional
-        How the checkpoint was chosen, a key of :data:`VALIDATION_NOTES`; its sentence
-        becomes the first note.
-    notes : iterable of str
-        Further remarks for the reader.
-
-    Returns
-    -------
-    dict
-        Keys folds, mean, std, std_ddof, pooled, labels, notes. Fractions throughout.
-
-    Raises
-    ------
-    ValueError
-        If there is no fold, a fold number is missing or repeated, labels differ between
-        folds, or `validation` is unknown.
+    ``fold_metrics`` is the content of each fold's ``metrics.json``: fold, labels and confusion
+    are needed, further keys (seed, seconds, ...) are kept. ``validation``, a key of
+    `VALIDATION_NOTES`, puts its sentence before the notes. Mean and standard deviation are
+    over folds; the latter is that of a sample (``ddof=1``) and null for a single fold.
+    ``pooled`` comes from the summed confusions. ValueError if there is no fold, a fold number
+    is missing or repeated, or labels differ between folds.
 
     Examples
     --------
@@ -169,23 +129,8 @@ def cross_validation_report(
 ) -> str:
     """Write a cross-validation summary as Markdown, as ``cv_report.md`` holds it.
 
-    Parameters
-    ----------
-    summary : mapping
-        What :func:`cross_validation_summary` returned.
-    title : str
-        Heading of the report.
-    notes : iterable of str
-        Remarks after those of the summary, for example machine and date.
-    command : str, optional
-        The command that gave these results.
-    picture : str, optional
-        Path of the picture, relative to the report.
-
-    Returns
-    -------
-    str
-        Markdown, ending with a newline.
+    ``notes`` (machine, date) follow those of the summary; ``command`` is the one that gave
+    these results; ``picture`` is a path relative to the report.
 
     Examples
     --------
@@ -196,34 +141,19 @@ def cross_validation_report(
     """
     folds, labels, whole = summary["folds"], summary["labels"], summary["pooled"]
     timed = any("seconds" in fold for fold in folds)
-
-    def row(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
-
-    def head(cells: Sequence[str]) -> list[str]:
-        return [row(cells), "|:--" + "|--:" * (len(cells) - 1) + "|"]
-
-    lines = [f"# {title}", ""]
-    lines += head(["fold", "WAR", "UAR", "n_test"] + ["seconds"] * timed)
+    rows = []
     for fold in folds:
+        cells = [fold["fold"], percent(fold["war"]), percent(fold["uar"]), fold["n_test"]]
         seconds = f"{fold['seconds']:.1f}" if "seconds" in fold else "–"
-        lines.append(
-            row(
-                [fold["fold"], percent(fold["war"]), percent(fold["uar"]), fold["n_test"]]
-                + [seconds] * timed
-            )
-        )
+        rows.append(cells + [seconds] * timed)
     spread = [mean_and_std(summary["mean"][key], summary["std"][key]) for key in ("war", "uar")]
+    rows.append([f"**mean ± std of {len(folds)}**", *spread, ""] + [""] * timed)
+    figures = [percent(whole["war"]), percent(whole["uar"]), whole["n_test"]]
     total = f"{sum(fold.get('seconds', 0.0) for fold in folds):.1f}"
-    lines.append(row([f"**mean ± std of {len(folds)}**", *spread, ""] + [""] * timed))
-    lines.append(
-        row(
-            ["**pooled**", percent(whole["war"]), percent(whole["uar"]), whole["n_test"]]
-            + [total] * timed
-        )
-    )
+    rows.append(["**pooled**", *figures] + [total] * timed)
+    heading = ["fold", "WAR", "UAR", "n_test"] + ["seconds"] * timed
+    lines = [f"# {title}", "", *markdown_table(heading, rows), ""]
     lines += [
-        "",
         "WAR is the accuracy, UAR the mean of the per-class recalls. The standard deviation is "
         "over folds (ddof = 1). Pooled: computed from the summed confusion matrix.",
         "",
@@ -233,17 +163,33 @@ def cross_validation_report(
     if command:
         lines += ["```sh", command, "```", ""]
 
-    lines += ["## Recall per class", ""]
-    lines += head(["class", "n_test", "pooled"] + [f"fold {fold['fold']}" for fold in folds])
-    for i, name in enumerate(labels):
-        recalls = [one["per_class_recall"][name] for one in [whole, *folds]]
-        lines.append(row([name, sum(whole["confusion"][i]), *map(percent, recalls)]))
-    lines += ["", "## Pooled confusion", "", "Row: true class. Column: predicted class.", ""]
-    lines += head(["", *labels])
-    for i, name in enumerate(labels):
-        counts: list[object] = list(whole["confusion"][i])
-        counts[i] = f"**{counts[i]}**"
-        lines.append(row([name, *counts]))
+    heading = ["class", "n_test", "pooled", *(f"fold {fold['fold']}" for fold in folds)]
+    rows = []
+    for counts, name in zip(whole["confusion"], labels, strict=True):
+        recalls = [percent(one["per_class_recall"][name]) for one in [whole, *folds]]
+        rows.append([name, sum(counts), *recalls])
+    lines += ["## Recall per class", "", *markdown_table(heading, rows), ""]
+    rows = [[name, *counts] for name, counts in zip(labels, whole["confusion"], strict=True)]
+    for i, row in enumerate(rows, start=1):
+        row[i] = f"**{row[i]}**"
+    lines += ["## Pooled confusion", "", "Row: true class. Column: predicted class.", ""]
+    lines += markdown_table(["", *labels], rows)
     if picture:
         lines += ["", f"![WAR and UAR per fold, and the pooled confusion]({picture})"]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(heading: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """Lay out a Markdown table, one line a row; all columns but the first are numbers.
+
+    Examples
+    --------
+    >>> markdown_table(["class", "n"], [["sad", 3]])
+    ['| class | n |', '|:--|--:|', '| sad | 3 |']
+    """
+
+    def line(cells: Iterable[object]) -> str:
+        escaped = (str(cell).replace("|", r"\|").replace("\n", " ") for cell in cells)
+        return "| " + " | ".join(escaped) + " |"
+
+    return [line(heading), "|:--" + "|--:" * (len(heading) - 1) + "|", *map(line, rows)]

@@ -9,13 +9,12 @@
     label_encoder.ckpt      the labels
     README.md             the model card
 
-Nothing in it is a pickle, and no path in it is absolute. ``embedding_model.ckpt`` is
-a hard link where the file system has them, and the hub keeps equal files once.
+Nothing in it is a pickle, and no path in it is absolute. ``embedding_model.ckpt`` is a
+hard link where the file system has them, and the hub keeps equal files once.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -25,18 +24,21 @@ from typing import Any
 
 import torch
 import yaml
-from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.logger import get_logger
 
-from gemoclap_sb.export.model_card import model_card
-from gemoclap_sb.files import write_json, write_text
-from gemoclap_sb.inference.loading import WEIGHTS
+from gemoclap_sb.data.labels import label_encoder
+from gemoclap_sb.export.model_card import model_card, template
+from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
-from gemoclap_sb.models.configuration import TOKENIZER, build_prompts, read_config, replaced_folder
+from gemoclap_sb.models.configuration import (
+    LONGEST_SECONDS,
+    TOKENIZER,
+    build_prompts,
+    read_config,
+)
 from gemoclap_sb.models.gemoclap import GEmoCLAP
-from gemoclap_sb.models.towers import LONGEST_SECONDS
-from gemoclap_sb.models.weights import save_weights
+from gemoclap_sb.models.weights import WEIGHTS, save_weights
 from gemoclap_sb.training.run_folder import METRICS
 
 logger = get_logger(__name__)
@@ -105,18 +107,15 @@ def export(
         raise ExportError(f"{run_folder} cannot be exported: {error}") from error
     checkpoint = _best_checkpoint(run_folder)
     _load_checkpoint(model, checkpoint)
+    scales = {"audio": model.audio_scales, "text": model.text_scales}
     config |= {
         "longest_seconds": LONGEST_SECONDS,
         "temperatures": {
-            head: {
-                "audio": model.audio_scales[head]().item(),
-                "text": model.text_scales[head]().item(),
-            }
-            for head in model.heads
+            head: {tower: of[head]().item() for tower, of in scales.items()} for head in model.heads
         },
         "metrics": _read_metrics(run_folder),
     }
-    with replaced_folder(out_folder) as folder:
+    with atomic_folder(out_folder) as folder:
         write_json(folder / CONFIG, config)
         if (run_folder / TOKENIZER).is_dir():
             shutil.copytree(run_folder / TOKENIZER, folder / TOKENIZER)
@@ -183,43 +182,32 @@ def _read_metrics(run_folder: Path) -> dict[str, Any] | None:
             METRICS,
         )
         return None
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics = read_json(path)
     return {key: metrics[key] for key in _METRICS if key in metrics}
 
 
 def _write_for_speechbrain(folder: Path, config: Mapping[str, Any], model: GEmoCLAP) -> None:
     head = model.heads[0]
-    prompts = build_prompts(config)
     with torch.inference_mode():
-        classes = model.encode_classes(prompts.class_sentences(head))
+        classes = model.encode_classes(build_prompts(config).class_sentences(head))
         scale = model.audio_scales[head]()
     save_weights({"classes": classes, "scale": scale}, folder / CLASSIFIER)
     try:
         os.link(folder / WEIGHTS, folder / EMBEDDING)
     except OSError:
         shutil.copyfile(folder / WEIGHTS, folder / EMBEDDING)
-    encoder = CategoricalEncoder()
-    encoder.update_from_iterable(prompts.labels(head))
-    encoder.save(folder / LABELS)
+    label_encoder(config["labels"][head]).save(folder / LABELS)
     write_text(folder / HYPERPARAMS, hyperparams(config))
 
 
 def hyperparams(config: Mapping[str, Any]) -> str:
-    """Write the YAML by which stock ``EncoderClassifier.from_hparams`` loads the folder.
+    """Write the YAML by which stock ``EncoderClassifier.from_hparams`` loads an export.
 
-    Parameters
-    ----------
-    config : Mapping
-        An export's ``config.json``.
-
-    Returns
-    -------
-    str
-        HyperPyYAML. All values stand in it, so that no path is needed.
+    All values of its ``config.json`` stand in it, so that no path is needed.
     """
     head = config["model"]["heads"][0]
     audio = {key: value for key, value in config["model"].items() if key != "text_encoder"}
-    return _HYPERPARAMS.format(
+    return template(HYPERPARAMS).format(
         sample_rate=config["sample_rate"],
         longest_seconds=config["longest_seconds"],
         num_classes=len(config["labels"][head]),
@@ -247,47 +235,3 @@ def _yaml(value: Any, indent: int) -> str:
     """Plain data as a block of YAML, indented from its second line on."""
     text = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=10**6)
     return text.removesuffix("...\n").rstrip("\n").replace("\n", "\n" + " " * indent)
-
-
-_HYPERPARAMS = """\
-# GEmo-CLAP, written by the export of gemoclap_sb. With that package installed:
-# speechbrain.inference.classifiers.EncoderClassifier.from_hparams(source=<this folder>)
-sample_rate: {sample_rate}
-embedding_size: {embedding_size}
-num_classes: {num_classes}
-attribute: {head}
-words:
-    {words}
-templates:
-    {templates}
-
-compute_features: !new:gemoclap_sb.models.PassThrough
-mean_var_norm: !new:gemoclap_sb.models.PassThrough
-mean_var_norm_emb: !ref <mean_var_norm>
-embedding_model: !new:gemoclap_sb.models.AudioTower
-    head: !ref <attribute>
-    sample_rate: !ref <sample_rate>
-    longest_seconds: {longest_seconds}
-    config:
-        {config}
-classifier: !new:gemoclap_sb.models.ClassTexts
-    num_classes: !ref <num_classes>
-    embedding_size: !ref <embedding_size>
-label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
-expect_len: !apply:speechbrain.dataio.encoder.CategoricalEncoder.expect_len
-    - !ref <label_encoder>
-    - !ref <num_classes>
-audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
-    sample_rate: !ref <sample_rate>
-
-modules:
-    compute_features: !ref <compute_features>
-    mean_var_norm: !ref <mean_var_norm>
-    embedding_model: !ref <embedding_model>
-    classifier: !ref <classifier>
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables:
-        embedding_model: !ref <embedding_model>
-        classifier: !ref <classifier>
-        label_encoder: !ref <label_encoder>
-"""

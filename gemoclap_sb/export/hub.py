@@ -27,7 +27,7 @@ def push_to_hub(
     Parameters
     ----------
     folder : str or os.PathLike
-        What `export` wrote.
+        What `export` wrote; ExportError if it is not whole.
     repo_id : str
         ``owner/name``; made if it is not there.
     private : bool
@@ -43,11 +43,6 @@ def push_to_hub(
     -------
     str
         Address of the repository.
-
-    Raises
-    ------
-    ExportError
-        If the folder is not a whole export.
     """
     folder = Path(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]

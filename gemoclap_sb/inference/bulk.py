@@ -1,32 +1,72 @@
 """Any number of audio files through an audio tower, in the caller's order and as they come.
 
-Files are taken in windows. In a window they are sorted by the length that their headers
-state and cut into batches of little padding; each batch is read and embedded by one of a
-few threads. On a CPU each thread computes alone: a batch of short utterances is many
-small operations, which scale better side by side than each spread over all cores.
+Three steps, each a function that another engine can call: `read_recording` opens a file
+once, `make_batches` cuts what was read into batches of little padding, `embed_batch` runs
+the tower. `embed_files` does them in a few threads. On a CPU each thread computes alone: a
+batch of short utterances is many small operations, which scale better side by side than
+each spread over all cores.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from gemoclap_sb.data.audio import AudioError, AudioInfo, audio_info, read_audio
+from gemoclap_sb.data.audio import AudioError, AudioReader
 from gemoclap_sb.data.samplers import length_sorted_batches
 from gemoclap_sb.models.towers import AudioTower
 
-WINDOW = 512
 # Padded seconds of a batch. On a CPU, more leaves the cache and is slower.
 CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 24.0, 480.0
+# Of decoded audio that is sorted by length together: 115 MB at 16 kHz.
+WINDOW_SECONDS = 1800.0
 _MOST_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class BulkOptions:
+    """How many files are taken at a time.
+
+    Parameters
+    ----------
+    batch_size : int or "auto"
+        Files in a batch. ``"auto"`` bounds the padded seconds of a batch: 24 on a CPU, 480 on
+        a GPU.
+    window : int
+        Files that are sorted by length together, fewer if they hold half an hour. The first
+        result comes when a window's first file is done.
+    workers : int, optional
+        Threads; by default up to 4, of which each computes with its share of the cores.
+    progress : bool
+        Show a bar on standard error, where that is a terminal.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range.
+    """
+
+    batch_size: int | str = "auto"
+    window: int = 512
+    workers: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        size = self.batch_size
+        if size != "auto" and not (isinstance(size, int) and size > 0):
+            raise ValueError(f"batch_size: expected 'auto' or 1 and more, found {size!r}.")
+        if self.window < 1:
+            raise ValueError(f"window: expected 1 or more, found {self.window!r}.")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers: expected 1 or more, found {self.workers!r}.")
 
 
 @dataclass(frozen=True)
@@ -44,232 +84,192 @@ class FileEmbedding:
     """
 
     path: str
-    embedding: Tensor | None
+    embedding: Tensor | None = None
     error: str | None = None
 
 
-def embed_file(tower: AudioTower, path: str | os.PathLike, device: torch.device | str) -> Tensor:
-    """Embed one file, reading a long one piece by piece.
+@dataclass(frozen=True)
+class Recording:
+    """A file that was opened: its waveform ``[T]``, or if it is long the reader; or an error."""
 
-    Parameters
-    ----------
-    tower : AudioTower
-        On ``device``.
-    path : str or os.PathLike
-        An audio file.
-    device : torch.device or str
-        Where the tower is.
+    path: str
+    wav: Tensor | None = None
+    reader: AudioReader | None = None
+    error: str | None = None
 
-    Returns
-    -------
-    Tensor
-        ``[1, 1, D]``.
 
-    Raises
-    ------
-    AudioError
-        If the file cannot be read.
+def read_recording(path: str | os.PathLike, sample_rate: int, longest: int) -> Recording:
+    """Open a file, and decode it if it has at most ``longest`` samples at ``sample_rate``."""
+    try:
+        reader = AudioReader(path, sample_rate)
+        if reader.num_samples > longest:
+            return Recording(str(path), reader=reader)
+        with reader:
+            return Recording(str(path), reader.read())
+    except AudioError as error:
+        return Recording(str(path), error=str(error))
+
+
+def make_batches(
+    recordings: Sequence[Recording],
+    sample_rate: int,
+    batch_size: int | None = None,
+    max_batch_seconds: float | None = None,
+) -> list[list[int]]:
+    """Cut recordings into batches of indices: similar lengths together, what is long alone.
+
+    Those with an error are in no batch. The limits are `length_sorted_batches`'s.
     """
-    info = audio_info(path)
-    if not _is_long(tower, info):
-        wav = read_audio(path, tower.sample_rate)
-        return tower(wav.unsqueeze(0).to(device), torch.ones(1, device=device))
-    longest = max(1, tower.longest * info.sample_rate // tower.sample_rate)
-    pieces = tower.pieces(info.num_frames, longest)
-    wavs = (read_audio(path, tower.sample_rate, *piece).to(device) for piece in pieces)
-    total = sum(
-        _samples(stop - start, info.sample_rate, tower.sample_rate) for start, stop in pieces
-    )
-    return tower.join(wavs, total).unsqueeze(0)
+    batches = [[i] for i, recording in enumerate(recordings) if recording.reader is not None]
+    short = [i for i, recording in enumerate(recordings) if recording.wav is not None]
+    if short:
+        seconds = [len(recordings[i].wav) / sample_rate for i in short]
+        of_short = length_sorted_batches(seconds, batch_size, max_batch_seconds)
+        batches += [[short[i] for i in batch] for batch in of_short]
+    return batches
 
 
-def embed_stream(
+def embed_batch(
+    tower: AudioTower, batch: Sequence[Recording], device: torch.device | str
+) -> list[FileEmbedding]:
+    """Embed short recordings together, or one long recording piece by piece.
+
+    The tower is in evaluation mode, on ``device``.
+    """
+    with torch.inference_mode():
+        if (reader := batch[0].reader) is not None:
+            try:
+                with reader:
+                    pieces = tower.pieces(reader.num_samples)
+                    wavs = (reader.read(*piece).to(device) for piece in pieces)
+                    vectors = tower.join(wavs, reader.num_samples)
+            except AudioError as error:
+                return [FileEmbedding(batch[0].path, error=str(error))]
+        else:
+            lengths = torch.tensor([len(recording.wav) for recording in batch])
+            wavs = pad_sequence([recording.wav for recording in batch], batch_first=True)
+            vectors = tower(wavs.to(device), (lengths / wavs.shape[1]).to(device))[:, 0]
+    # Tensors made in inference mode cannot take part in anybody's training.
+    vectors = vectors.cpu().clone()
+    return [FileEmbedding(r.path, vector) for r, vector in zip(batch, vectors, strict=True)]
+
+
+def embed_files(
     tower: AudioTower,
     paths: Iterable[str | os.PathLike],
     device: torch.device | str,
-    *,
-    batch_size: int | str = "auto",
-    window: int = WINDOW,
-    workers: int | None = None,
-    progress: bool = True,
+    options: BulkOptions | None = None,
 ) -> Iterator[FileEmbedding]:
-    """Embed files.
+    """Embed files: a row a path, in order; one that cannot be read is a row with its error.
 
-    Parameters
-    ----------
-    tower : AudioTower
-        In evaluation mode, on ``device``.
-    paths : Iterable
-        Audio files; may be endless, since at most two windows are looked at ahead.
-    device : torch.device or str
-        Where the tower is.
-    batch_size : int or "auto"
-        Files in a batch. ``"auto"`` bounds the padded seconds of a batch: 24 on a CPU,
-        480 on a GPU.
-    window : int
-        Files that are sorted by length together. The first result comes when a window's
-        first file is done.
-    workers : int, optional
-        Threads; by default up to 4, of which each computes with its share of the cores.
-    progress : bool
-        Show a bar on standard error, where that is a terminal.
-
-    Yields
-    ------
-    FileEmbedding
-        One a path, in order. A file that cannot be read is a row with its error.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; at the call, not at the first row.
+    ``paths`` may be endless: little is read ahead. The tower is in evaluation mode, on
+    ``device``. ValueError for a single path, at the call and not at the first row.
 
     Examples
     --------
-    >>> from gemoclap_sb.models.building import model_config
     >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
-    >>> from gemoclap_sb.models.gemoclap import GEmoCLAP
+    >>> from gemoclap_sb.models import GEmoCLAP
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)
     >>> clap = GEmoCLAP(ScratchEncoder(channels=16), text, embedding_size=8)
-    >>> tower = AudioTower(model_config(clap)).eval()
-    >>> [row] = embed_stream(tower, ["none.wav"], "cpu")
+    >>> [row] = embed_files(AudioTower.of(clap.eval()), ["none.wav"], "cpu")
     >>> row.error
     'Audio file none.wav is missing.'
     """
     if isinstance(paths, str | os.PathLike):
         raise ValueError(f"paths: expected several paths, found one: {paths}. Put it in a list.")
-    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size > 0):
-        raise ValueError(f"batch_size: expected 'auto' or 1 and more, found {batch_size!r}.")
-    if window < 1:
-        raise ValueError(f"window: expected 1 or more, found {window!r}.")
-    if workers is None:
-        workers = min(_MOST_WORKERS, torch.get_num_threads())
-    if workers < 1:
-        raise ValueError(f"workers: expected 1 or more, found {workers!r}.")
-    stream = _Stream(tower, torch.device(device), batch_size, window, workers)
-    rows = stream.run(iter(paths))
+    options = options or BulkOptions()
+    rows = _Threads(tower, torch.device(device), options).run(iter(paths))
     total = len(paths) if isinstance(paths, Sized) else None
     # None, and not False: tqdm then leaves out the bar where nobody would see it.
-    return iter(tqdm(rows, total=total, unit="file", disable=None if progress else True))
+    bar = tqdm(rows, total=total, unit="file", disable=None if options.progress else True)
+    return iter(bar)
 
 
-class _Stream:
-    """State of one call of `embed_stream`."""
+class _Threads:
+    """State of one call of `embed_files`."""
 
-    def __init__(
-        self,
-        tower: AudioTower,
-        device: torch.device,
-        batch_size: int | str,
-        window: int,
-        workers: int,
-    ) -> None:
+    def __init__(self, tower: AudioTower, device: torch.device, options: BulkOptions) -> None:
         self.tower = tower
         self.device = device
-        self.window = window
-        self.workers = workers
-        self.batch_size = None if batch_size == "auto" else batch_size
-        seconds = CPU_BATCH_SECONDS if device.type == "cpu" else GPU_BATCH_SECONDS
-        self.batch_seconds = seconds if batch_size == "auto" else None
+        self.window = options.window
         self.threads = torch.get_num_threads()
-        self.paths: dict[int, str | os.PathLike] = {}
+        self.workers = options.workers or min(_MOST_WORKERS, self.threads)
+        seconds = CPU_BATCH_SECONDS if device.type == "cpu" else GPU_BATCH_SECONDS
+        is_auto = options.batch_size == "auto"
+        self.limits = (None, seconds) if is_auto else (options.batch_size, None)
+        self.under_way: set[Future] = set()
         self.done: dict[int, FileEmbedding] = {}
+        self.position = 0
 
     def run(self, paths: Iterator[str | os.PathLike]) -> Iterator[FileEmbedding]:
         """Yield the rows in order while later batches are under way."""
-        position = 0
-        under_way: set[Future] = set()
-        pool = ThreadPoolExecutor(self.workers, "embed", self._set_threads)
+        self.pool = ThreadPoolExecutor(self.workers, "embed", self._set_threads)
         try:
-            for batch in self._batches(paths):
-                under_way.add(pool.submit(self._embed, batch))
-                while len(under_way) > 2 * self.workers:
-                    finished, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    self._collect(finished)
-                while position in self.done:
-                    yield self.done.pop(position)
-                    position += 1
-            while under_way or position in self.done:
-                while position in self.done:
-                    yield self.done.pop(position)
-                    position += 1
-                if under_way:
-                    finished, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    self._collect(finished)
+            for places, batch in self._batches(self._recordings(paths)):
+                if batch:
+                    self.under_way.add(self.pool.submit(self._embed, places, batch))
+                while len(self.under_way) > self.workers:
+                    self._collect()
+                yield from self._ready()
+            while self.under_way:
+                self._collect()
+                yield from self._ready()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            self.pool.shutdown(wait=True, cancel_futures=True)
             if self.device.type == "cpu":
                 # The workers' number is also what threads started later would begin with.
                 torch.set_num_threads(self.threads)
 
-    def _batches(self, paths: Iterator[str | os.PathLike]) -> Iterator[list[int]]:
-        """Cut the paths into batches; unreadable headers become rows at once."""
-        count = 0
-        while chunk := list(islice(paths, self.window)):
-            short, seconds = [], []
-            for index, path in enumerate(chunk, start=count):
-                try:
-                    info = audio_info(path)
-                except AudioError as error:
-                    self.done[index] = FileEmbedding(str(path), None, str(error))
-                    continue
-                self.paths[index] = path
-                if _is_long(self.tower, info):
-                    yield [index]
-                else:
-                    short.append(index)
-                    seconds.append(info.duration)
-            count += len(chunk)
-            if short:
-                batches, _ = length_sorted_batches(seconds, self.batch_size, self.batch_seconds)
-                yield from ([short[i] for i in batch] for batch in batches)
-            else:
-                # So that a window of nothing but errors is handed out too.
-                yield []
+    def _recordings(self, paths: Iterator[str | os.PathLike]) -> Iterator[Recording]:
+        """Read in the threads, a few files ahead."""
+        ahead: deque[Future] = deque()
+        for path in paths:
+            reading = (path, self.tower.sample_rate, self.tower.longest)
+            ahead.append(self.pool.submit(read_recording, *reading))
+            if len(ahead) > 2 * self.workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def _batches(
+        self, recordings: Iterator[Recording]
+    ) -> Iterator[tuple[list[int], list[Recording]]]:
+        """Cut windows into batches, each with its places; errors become rows at once."""
+        first = 0
+        while window := self._window(recordings):
+            for i, recording in enumerate(window, start=first):
+                if recording.error is not None:
+                    self.done[i] = FileEmbedding(recording.path, error=recording.error)
+            batches = make_batches(window, self.tower.sample_rate, *self.limits)
+            # A window of nothing but errors is handed out too.
+            for batch in batches or [[]]:
+                yield [first + i for i in batch], [window[i] for i in batch]
+            first += len(window)
+
+    def _window(self, recordings: Iterator[Recording]) -> list[Recording]:
+        """Take recordings until they are enough to sort, or as much as memory should hold."""
+        window, samples = [], 0
+        for recording in recordings:
+            window.append(recording)
+            # A long one is not decoded yet, but keeps its file open.
+            samples += self.tower.longest if recording.wav is None else len(recording.wav)
+            if len(window) == self.window or samples > WINDOW_SECONDS * self.tower.sample_rate:
+                break
+        return window
+
+    def _embed(self, places: list[int], batch: list[Recording]) -> list[tuple[int, FileEmbedding]]:
+        return list(zip(places, embed_batch(self.tower, batch, self.device), strict=True))
+
+    def _collect(self) -> None:
+        finished, self.under_way = wait(self.under_way, return_when=FIRST_COMPLETED)
+        for future in finished:
+            self.done.update(future.result())
+
+    def _ready(self) -> Iterator[FileEmbedding]:
+        while self.position in self.done:
+            yield self.done.pop(self.position)
+            self.position += 1
 
     def _set_threads(self) -> None:
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, self.threads // self.workers))
-
-    def _embed(self, batch: list[int]) -> list[tuple[int, FileEmbedding]]:
-        """Read and embed a batch of short files, or one long file, in a worker."""
-        rows: list[tuple[int, FileEmbedding]] = []
-        read: list[tuple[int, str, Tensor]] = []
-        for index in batch:
-            path = self.paths.pop(index)
-            try:
-                if len(batch) == 1:
-                    with torch.inference_mode():
-                        vector = embed_file(self.tower, path, self.device)
-                    rows.append((index, FileEmbedding(str(path), _usable(vector[0, 0]))))
-                else:
-                    read.append((index, str(path), read_audio(path, self.tower.sample_rate)))
-            except AudioError as error:
-                rows.append((index, FileEmbedding(str(path), None, str(error))))
-        if read:
-            lengths = torch.tensor([len(wav) for _, _, wav in read])
-            with torch.inference_mode():
-                wavs = pad_sequence([wav for _, _, wav in read], batch_first=True)
-                wav_lens = lengths / wavs.shape[1]
-                vectors = self.tower(wavs.to(self.device), wav_lens.to(self.device))
-            for (index, path, _), vector in zip(read, _usable(vectors[:, 0]), strict=True):
-                rows.append((index, FileEmbedding(path, vector)))
-        return rows
-
-    def _collect(self, finished: Iterable[Future]) -> None:
-        for future in finished:
-            self.done.update(future.result())
-
-
-def _usable(vectors: Tensor) -> Tensor:
-    """Bring vectors to the CPU, as tensors that autograd takes: those of inference mode are not."""
-    return vectors.cpu().clone()
-
-
-def _is_long(tower: AudioTower, info: AudioInfo) -> bool:
-    return _samples(info.num_frames, info.sample_rate, tower.sample_rate) > tower.longest
-
-
-def _samples(frames: int, rate: int, target: int) -> int:
-    """Length after resampling, as torchaudio has it."""
-    return -(-frames * target // rate)

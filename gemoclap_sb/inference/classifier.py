@@ -1,9 +1,5 @@
 """A trained model in use: SpeechBrain's EncoderClassifier, asked with any words.
 
-    classifier = GEmoCLAPClassifier.from_pretrained("folder or hub id")
-    classifier.classify_file("speech.wav")
-    classifier.classify_file("speech.wav", labels=["bored", "afraid"])
-
 `GEmoCLAPClassifier.from_pretrained` reads data only: it constructs the package's own
 classes from ``config.json`` and fills them from ``model.safetensors``. SpeechBrain's
 ``from_hparams`` works too, but executes what a folder's YAML says.
@@ -13,43 +9,51 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchSource
+from speechbrain.utils.logger import get_logger
 from torch import Tensor, nn
 
-from gemoclap_sb.data.audio import read_audio
+from gemoclap_sb.data.audio import AudioError, read_audio
 from gemoclap_sb.data.prompts import Prompts
-from gemoclap_sb.inference.bulk import FileEmbedding, embed_file
+from gemoclap_sb.inference.bulk import (
+    CPU_BATCH_SECONDS,
+    GPU_BATCH_SECONDS,
+    BulkOptions,
+    FileEmbedding,
+    embed_batch,
+    embed_files,
+    read_recording,
+)
 from gemoclap_sb.inference.loading import load_parts, load_text_tower, local_folder
-from gemoclap_sb.inference.many_files import Classification, ManyFiles, Match
+from gemoclap_sb.inference.results import Classification, Match, embedding_of
+from gemoclap_sb.inference.timeline import Timeline, classify_windows
+from gemoclap_sb.models.gemoclap import class_embeddings
 from gemoclap_sb.models.towers import TextTower, class_log_posteriors
 
-__all__ = ["Classification", "FileEmbedding", "GEmoCLAPClassifier", "Match"]
+logger = get_logger(__name__)
 
 CACHED_SENTENCES = 10_000
 
+Labels = Sequence[str] | Mapping[str, str] | None
+Paths = Iterable[str | os.PathLike]
 
-class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
+
+class GEmoCLAPClassifier(EncoderClassifier):
     """Classify recordings by words, embed recordings and sentences, search recordings.
 
-    Made by `from_pretrained`, or by SpeechBrain's ``from_hparams`` on a folder that you
-    trust. Return values are those of ``EncoderClassifier``.
+    Made by `from_pretrained`, or by SpeechBrain's ``from_hparams`` on a folder that you trust.
+    Its constructor and return values are those of ``EncoderClassifier``.
 
-    What happens at the edges: a recording shorter than the encoder's first frame (25 ms
-    for WavLM) is padded with silence to one frame; one longer than ``longest_seconds``
-    (60) is read and embedded in equal pieces whose embeddings are averaged, so that
-    memory does not grow with it (see ``timeline`` for what happens within it); silence
-    gets a class like anything else, which says nothing. An utterance's result does not
-    depend on its batch.
-
-    Parameters
-    ----------
-    modules, hparams, run_opts, freeze_params
-        See ``speechbrain.inference.interfaces.Pretrained``.
+    What happens at the edges: a recording shorter than the encoder's first frame (25 ms for
+    WavLM) is padded with silence to one frame; one longer than ``longest_seconds`` (60) is
+    read and embedded in equal pieces whose embeddings are averaged, so that memory does not
+    grow with it (see ``timeline`` for what happens within it); silence gets a class like
+    anything else, which says nothing. An utterance's result does not depend on its batch.
 
     Examples
     --------
@@ -80,10 +84,7 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
         *,
         device: str | None = None,
         attribute: str | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | os.PathLike | None = None,
-        local_files_only: bool = False,
+        **hub_options: Any,
     ) -> GEmoCLAPClassifier:
         """Load an exported model, which can be anybody's: nothing in it is executed.
 
@@ -95,12 +96,9 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
             ``cpu``, ``cuda:0``, ...; by default a GPU where there is one.
         attribute : str, optional
             What to classify, for a model with several heads; by default its first.
-        revision, token, cache_dir, local_files_only
-            For the hub, as ``huggingface_hub.snapshot_download`` takes them.
-
-        Returns
-        -------
-        GEmoCLAPClassifier
+        **hub_options
+            ``revision``, ``token``, ``cache_dir``, ``local_files_only``, for
+            ``huggingface_hub.snapshot_download``.
 
         Raises
         ------
@@ -110,19 +108,17 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
         WeightsError
             If ``model.safetensors`` is missing, damaged, a pickle, or of another model.
         """
-        folder = local_folder(
-            source,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        modules, hparams = load_parts(folder, attribute)
-        run_opts = None if device is None else {"device": _numbered(device)}
+        folder = local_folder(source, **hub_options)
+        modules, hparams, text_tower = load_parts(folder, attribute)
+        # SpeechBrain warns of a "cuda" without a number.
+        numbered = "cuda:0" if str(device) == "cuda" else str(device)
+        run_opts = None if device is None else {"device": numbered}
         classifier = cls(modules=modules, hparams=hparams, run_opts=run_opts)
         classifier._source = folder
+        classifier.text_tower = text_tower.to(classifier.device)
         sentences = classifier.prompts.class_sentences(classifier.attribute)
-        classifier.mods.classifier.classes.copy_(classifier._encode_classes(sentences))
+        classes = class_embeddings(sentences, classifier.encode_text)
+        classifier.mods.classifier.classes.copy_(classes)
         return classifier
 
     @classmethod
@@ -134,15 +130,8 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
     ) -> GEmoCLAPClassifier | None:
         """SpeechBrain's way to load a folder. It executes the folder's YAML: trust its author.
 
-        Parameters
-        ----------
-        source, hparams_file, **kwargs
-            See ``speechbrain.inference.interfaces.Pretrained.from_hparams``.
-
-        Returns
-        -------
-        GEmoCLAPClassifier or None
-            None with ``download_only``. The text tower is loaded when it is first needed.
+        Arguments are those of ``speechbrain.inference.interfaces.Pretrained.from_hparams``;
+        with ``download_only`` it returns None. The text tower is loaded when it is needed.
         """
         classifier = super().from_hparams(source, hparams_file, **kwargs)
         if classifier is not None:
@@ -157,7 +146,7 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
     @property
     def labels(self) -> list[str]:
         """The model's own labels, in the order of their indices."""
-        return self.prompts.labels(self.attribute)
+        return list(self.prompts.words[self.attribute])
 
     @property
     def sample_rate(self) -> int:
@@ -165,25 +154,11 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
         return self.hparams.sample_rate
 
     def load_audio(self, path: str | os.PathLike, savedir: str | None = None) -> Tensor:
-        """Read a file as the model wants it.
+        """Read a file as the model wants it: float32 ``[T]``, on the model's device.
 
-        Parameters
-        ----------
-        path : str, os.PathLike or FetchSource
-            A local file of any rate, channel count and format that libsndfile reads. An
-            address (``https://...``) or a ``FetchSource`` goes through SpeechBrain.
-        savedir : str, optional
-            Where SpeechBrain keeps what it fetches.
-
-        Returns
-        -------
-        Tensor
-            float32 ``[T]``, on the model's device.
-
-        Raises
-        ------
-        AudioError
-            If the file is missing, unreadable, empty, or holds NaN or Inf.
+        A local file of any rate, channel count and format that libsndfile reads. An address
+        (``https://...``) or a ``FetchSource`` goes through SpeechBrain, which keeps what it
+        fetches in ``savedir``. AudioError if the file cannot be used.
         """
         if _is_remote(path):
             return super().load_audio(path, savedir)
@@ -192,21 +167,10 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
     def encode_batch(
         self, wavs: Tensor, wav_lens: Tensor | None = None, normalize: bool = False
     ) -> Tensor:
-        """Embed waveforms.
+        """Embed waveforms ``[B, T]`` or ``[T]``, mono, at the model's rate.
 
-        Parameters
-        ----------
-        wavs : Tensor
-            ``[B, T]`` or ``[T]``, mono, at the model's rate.
-        wav_lens : Tensor, optional
-            ``[B]``, relative to the longest; by default all are as long.
-        normalize : bool
-            As SpeechBrain has it; embeddings are L2-normalised either way.
-
-        Returns
-        -------
-        Tensor
-            ``[B, 1, D]``, L2-normalised.
+        ``wav_lens`` ``[B]`` are relative to the longest; by default all are as long. Returns
+        ``[B, 1, D]``, L2-normalised whatever ``normalize`` says.
         """
         with torch.inference_mode():
             embeddings = super().encode_batch(wavs, wav_lens, normalize)
@@ -214,22 +178,10 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
         return embeddings.clone()
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """Embed sentences; one that was asked for before is not encoded again.
+        """Embed N sentences, ``[N, D]``, L2-normalised.
 
-        Parameters
-        ----------
-        sentences : Sequence[str]
-            N sentences.
-
-        Returns
-        -------
-        Tensor
-            ``[N, D]``, L2-normalised.
-
-        Raises
-        ------
-        ValueError
-            If there is no sentence, or one is longer than the text encoder takes.
+        One that was asked for before is not encoded again. ValueError if there is no
+        sentence, or one is longer than the text encoder takes.
         """
         if isinstance(sentences, str) or not sentences:
             raise ValueError(f"sentences: expected a list of one or more, found {sentences!r}.")
@@ -247,7 +199,7 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
         self,
         wavs: Tensor,
         wav_lens: Tensor | None = None,
-        labels: Sequence[str] | Mapping[str, str] | None = None,
+        labels: Labels = None,
         templates: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         """Classify waveforms.
@@ -267,10 +219,8 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
         -------
         out_prob : Tensor
             Log posteriors ``[B, C]``.
-        score : Tensor
-            Log posterior of the best class, ``[B]``.
-        index : Tensor
-            The best class, ``[B]``.
+        score, index : Tensor
+            Log posterior of the best class, and which it is, ``[B]``.
         text_lab : list of str
             Its label.
 
@@ -280,83 +230,155 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
             If labels or templates cannot serve.
         """
         names, classes = self._classes(labels, templates)
-        return self._classified(self.encode_batch(wavs, wav_lens), names, classes)
+        return self._classified(self.encode_batch(wavs, wav_lens)[:, 0], names, classes)
 
     def classify_file(
         self,
         path: str | os.PathLike,
-        labels: Sequence[str] | Mapping[str, str] | None = None,
+        labels: Labels = None,
         templates: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         """Classify one file, whatever its length.
 
-        Parameters
-        ----------
-        path : str, os.PathLike or FetchSource
-            See `load_audio`.
-        labels, templates
-            See `classify_batch`.
-        **kwargs
-            For `load_audio`.
-
-        Returns
-        -------
-        tuple
-            As `classify_batch`, with B = 1.
-
-        Raises
-        ------
-        AudioError
-            If the file cannot be read.
+        ``path`` and ``kwargs`` are `load_audio`'s; the rest is as in `classify_batch`, with
+        B = 1. AudioError if the file cannot be read.
         """
         names, classes = self._classes(labels, templates)
         if _is_remote(path):
-            embedding = self.encode_batch(self.load_audio(path, **kwargs))
+            embedding = self.encode_batch(self.load_audio(path, **kwargs))[:, 0]
         else:
-            with torch.inference_mode():
-                embedding = embed_file(self.mods.embedding_model, path, self.device)
-        return self._classified(embedding.clone(), names, classes)
+            tower = self.mods.embedding_model
+            recording = read_recording(path, tower.sample_rate, tower.longest)
+            if recording.error is not None:
+                raise AudioError(recording.error)
+            [row] = embed_batch(tower, [recording], self.device)
+            embedding = embedding_of(row)[None].to(self.device)
+        return self._classified(embedding, names, classes)
 
-    def _classes(
+    def classify_files(
         self,
-        labels: Sequence[str] | Mapping[str, str] | None,
-        templates: Sequence[str] | None,
-    ) -> tuple[list[str], Tensor]:
+        paths: Paths,
+        labels: Labels = None,
+        templates: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Iterator[Classification]:
+        """Classify any number of files, in order and as they come.
+
+        Parameters
+        ----------
+        paths : Iterable
+            Audio files; a generator is read as far as needed.
+        labels, templates
+            See `classify_batch`. What cannot serve is a ValueError at the call.
+        **options
+            ``batch_size``, ``window``, ``workers``, ``progress``: see
+            `gemoclap_sb.inference.bulk.BulkOptions`.
+
+        Returns
+        -------
+        Iterator of Classification
+            One a path. A file that cannot be read has its error, and the rest go on.
+        """
+        names, classes = self._classes(labels, templates)
+        rows = self.encode_files(paths, **options)
+        classes, scale = classes.cpu(), self.mods.classifier.scale.cpu()
+        return (Classification.of(row, names, classes, scale) for row in rows)
+
+    def encode_files(self, paths: Paths, **options: Any) -> Iterator[FileEmbedding]:
+        """Embed any number of files, in order and as they come; arguments of `classify_files`.
+
+        One row a path, with its embedding ``[D]`` or its error.
+        """
+        options = BulkOptions(**options)
+        return embed_files(self.mods.embedding_model, paths, self.device, options)
+
+    def embed_files(self, paths: Paths, **options: Any) -> Tensor:
+        """Embed N files that can all be read: ``[N, D]``, L2-normalised, on the CPU.
+
+        AudioError of the first file that cannot; `encode_files` goes on after one.
+        """
+        vectors = [embedding_of(row) for row in self.encode_files(paths, **options)]
+        size = self.mods.embedding_model.output_size
+        return torch.stack(vectors) if vectors else torch.empty(0, size)
+
+    def retrieve(self, text: str, paths: Paths, top_k: int = 10, **options: Any) -> list[Match]:
+        """Find the recordings closest to a description, the closest first.
+
+        ``text`` is a whole sentence, best in the words of the model's prompts. A file that
+        cannot be read is left out, with a warning. ValueError if ``top_k`` is not positive.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k: expected 1 or more, found {top_k!r}.")
+        query = self.encode_text([text])[0].cpu()
+        matches = []
+        for row in self.encode_files(paths, **options):
+            if row.error is not None:
+                logger.warning("Left out of the search: %s", row.error)
+                continue
+            matches.append(Match(row.path, float(row.embedding @ query)))
+        # A stable sort: of equals, the first given comes first.
+        return sorted(matches, key=lambda match: -match.similarity)[:top_k]
+
+    def timeline(
+        self,
+        path: str | os.PathLike,
+        window: float = 2.0,
+        hop: float = 0.5,
+        labels: Labels = None,
+        templates: Sequence[str] | None = None,
+        *,
+        progress: bool = True,
+    ) -> Timeline:
+        """Follow the classes along a recording of any length.
+
+        Windows begin every ``hop`` seconds. What is left over after the last whole window is
+        a shorter one if it holds at least half a window; a recording shorter than one window
+        is one window.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A local file of any rate, length and number of channels.
+        window, hop : float
+            Length of a window, and from one's beginning to the next's, in seconds. Training
+            saw whole utterances, mostly of 2 s and more: expect less of shorter windows.
+        labels, templates
+            See `classify_batch`.
+        progress : bool
+            Show a bar on standard error, where that is a terminal.
+
+        Raises
+        ------
+        ValueError
+            If ``window`` or ``hop`` is not positive, or labels or templates cannot serve.
+        AudioError
+            If the file cannot be read, to its end.
+        """
+        names, classes = self._classes(labels, templates)
+
+        def classify(wavs: Tensor, wav_lens: Tensor) -> Tensor:
+            return self._classified(self.encode_batch(wavs, wav_lens)[:, 0], names, classes)[0]
+
+        on_cpu = torch.device(self.device).type == "cpu"
+        seconds = CPU_BATCH_SECONDS if on_cpu else GPU_BATCH_SECONDS
+        return classify_windows(
+            classify, names, path, window, hop, self.sample_rate, seconds, progress
+        )
+
+    def _classes(self, labels: Labels, templates: Sequence[str] | None) -> tuple[list[str], Tensor]:
         """Names of the classes asked for, and their embeddings ``[C, D]``."""
         if labels is None and templates is None:
             return self.labels, self.mods.classifier.classes
-        for name, given in (("labels", labels), ("templates", templates)):
-            if isinstance(given, str):
-                raise ValueError(f"{name}: expected a list, found one string: {given!r}.")
-        own = self.prompts.words[self.attribute]
-        if labels is None:
-            words = own
-        elif isinstance(labels, Mapping):
-            words = dict(labels)
-        else:
-            words = {label: own.get(label, label) for label in labels}
-            if len(words) < len(labels):
-                raise ValueError(f"labels: expected each label once, found {list(labels)}.")
-        if templates is None:
-            templates = self.prompts.templates[self.attribute]
-        prompts = Prompts(
-            {**self.prompts.words, self.attribute: words}, {self.attribute: templates}
-        )
-        return list(words), self._encode_classes(prompts.class_sentences(self.attribute))
-
-    def _encode_classes(self, class_sentences: Sequence[Sequence[str]]) -> Tensor:
-        """One embedding per class ``[C, D]``, as `GEmoCLAP.encode_classes` has it."""
-        counts = [len(sentences) for sentences in class_sentences]
-        flat = [sentence for sentences in class_sentences for sentence in sentences]
-        means = [share.mean(dim=0) for share in self.encode_text(flat).split(counts)]
-        return nn.functional.normalize(torch.stack(means).float(), dim=-1)
+        prompts = self.prompts.asked(self.attribute, labels, templates)
+        sentences = prompts.class_sentences(self.attribute)
+        names = list(prompts.words[self.attribute])
+        return names, class_embeddings(sentences, self.encode_text)
 
     def _classified(
         self, embeddings: Tensor, names: list[str], classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-        scale = self.mods.classifier.scale
-        out_prob = class_log_posteriors(embeddings[:, 0], classes, scale)
+        out_prob = class_log_posteriors(embeddings, classes, self.mods.classifier.scale)
         score, index = out_prob.max(dim=-1)
         return out_prob, score, index, [names[i] for i in index.tolist()]
 
@@ -374,8 +396,3 @@ class GEmoCLAPClassifier(ManyFiles, EncoderClassifier):
 
 def _is_remote(path: object) -> bool:
     return isinstance(path, FetchSource) or str(path).startswith(("http://", "https://"))
-
-
-def _numbered(device: str) -> str:
-    # SpeechBrain warns of a "cuda" without a number.
-    return "cuda:0" if str(device) == "cuda" else str(device)

@@ -1,92 +1,61 @@
 """An exported folder, or a model of the hub, to modules. Only data are read.
 
-``config.json`` is checked and followed (see `gemoclap_sb.models.building`), and the
-header of ``model.safetensors`` compared with it, before a weight is loaded. Modules are
-built without the random numbers that the weights replace: drawing them for WavLM-large
-takes longer than everything else.
+``config.json`` is checked and followed (see `gemoclap_sb.models.building`), and the header
+of ``model.safetensors`` compared with it, before a weight is loaded. Modules are built
+without the random numbers that the weights replace: drawing them for WavLM-large takes
+longer than everything else.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.preprocess import AudioNormalizer
 from torch import nn
 from transformers.initialization import no_init_weights
 
+from gemoclap_sb.data.labels import label_encoder
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
-from gemoclap_sb.models.configuration import TOKENIZER, build_prompts, read_config
-from gemoclap_sb.models.gemoclap import LogitScale
+from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
 from gemoclap_sb.models.tokenizer_files import PATTERNS
-from gemoclap_sb.models.towers import (
-    LONGEST_SECONDS,
-    AudioTower,
-    ClassTexts,
-    PassThrough,
-    TextTower,
-)
-from gemoclap_sb.models.weights import check_weights, load_weights
+from gemoclap_sb.models.towers import AudioTower, ClassTexts, PassThrough, TextTower
+from gemoclap_sb.models.weights import WEIGHTS, WeightsError, count_weights, load_weights
 
-WEIGHTS = "model.safetensors"
+# Sizes up to this are believed, whatever the number of weights.
+_HARMLESS_SIZE = 10**6
 
 
 def load_parts(
     folder: str | os.PathLike, attribute: str | None = None
-) -> tuple[dict[str, nn.Module], dict[str, Any]]:
-    """Build and fill what a `Pretrained` of SpeechBrain is made of.
+) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower]:
+    """Build and fill what a `Pretrained` of SpeechBrain is made of, and the text tower.
 
-    Parameters
-    ----------
-    folder : str or os.PathLike
-        An exported folder.
-    attribute : str, optional
-        What to classify, for a model with several heads; by default its first.
-
-    Returns
-    -------
-    modules : dict
-        As ``hyperparams.yaml`` has them; the embeddings of the classes' texts are still
-        zero.
-    hparams : dict
-        The rest.
-
-    Raises
-    ------
-    ConfigurationError, WeightsError
-        If the folder is not what an export wrote.
+    Returns the modules as ``hyperparams.yaml`` has them, the embeddings of the classes'
+    texts still zero; the other hyperparameters; the text tower. ConfigurationError or
+    WeightsError if the folder is not what an export wrote, ValueError for an attribute that
+    is no head of the model.
     """
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
     config = read_config(path)
-    # On this device a model takes no memory, so a description may ask for any size.
-    with torch.device("meta"):
-        model = build_model(config["model"], Path(folder) / TOKENIZER, str(path))
-    check_weights(model, weights)
-    prompts = build_prompts(config, str(path))
+    _check_sizes(config["model"], weights)
     with no_init_weights():
-        tower = AudioTower(
-            config["model"],
-            head=attribute,
-            longest_seconds=config.get("longest_seconds", LONGEST_SECONDS),
-            sample_rate=config["sample_rate"],
-        )
-    tower.load_weights(weights)
-    if tower.head not in prompts.templates:
+        model = build_model(config["model"], Path(folder) / TOKENIZER, str(path), pad_short=True)
+    load_weights(model, weights)
+    model.eval()
+    tower = AudioTower.of(
+        model, attribute, config.get("longest_seconds", LONGEST_SECONDS), config["sample_rate"]
+    )
+    if tower.head not in config["templates"]:
         raise ConfigurationError(f"{path}: templates: expected some for {tower.head!r}.")
-    labels = prompts.labels(tower.head)
+    labels = list(config["words"][tower.head])
     classifier = ClassTexts(len(labels), tower.output_size)
-    scales = nn.ModuleDict({"audio_scales": nn.ModuleDict({tower.head: LogitScale()})})
-    load_weights(scales, weights, others=True)
-    classifier.scale.copy_(scales["audio_scales"][tower.head]().detach())
-    encoder = CategoricalEncoder()
-    encoder.update_from_iterable(labels)
-    encoder.expect_len(len(labels))
+    classifier.scale.copy_(model.audio_scales[tower.head]().detach())
     pass_through = PassThrough()
     modules = {
         "compute_features": pass_through,
@@ -98,60 +67,52 @@ def load_parts(
         "attribute": tower.head,
         "words": config["words"],
         "templates": config["templates"],
-        "label_encoder": encoder,
+        "label_encoder": label_encoder(labels),
         "sample_rate": config["sample_rate"],
         "audio_normalizer": AudioNormalizer(config["sample_rate"]),
         "mean_var_norm_emb": pass_through,
     }
-    return modules, hparams
+    text_tower = TextTower(model.text_encoder, model.text_projection)
+    return modules, hparams, text_tower.eval().requires_grad_(False)
 
 
 def load_text_tower(folder: str | os.PathLike) -> TextTower:
-    """Load the text tower of an exported folder.
-
-    Parameters
-    ----------
-    folder : str or os.PathLike
-        An exported folder.
-
-    Returns
-    -------
-    TextTower
-        In evaluation mode, without gradients.
-
-    Raises
-    ------
-    ConfigurationError, WeightsError
-        If the folder is not what an export wrote.
-    """
-    path, weights, tokenizer = (Path(folder) / name for name in (CONFIG, WEIGHTS, TOKENIZER))
+    """Load the text tower of an exported folder alone, in evaluation mode, without gradients."""
+    path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
     config = read_config(path)["model"]
-    with torch.device("meta"):
-        check_weights(TextTower(config, tokenizer, str(path)), weights, others=True)
+    _check_sizes(config, weights)
     with no_init_weights():
-        tower = TextTower(config, tokenizer, str(path))
+        tower = TextTower.from_config(config, Path(folder) / TOKENIZER, str(path))
     load_weights(tower, weights, others=True)
     return tower.eval().requires_grad_(False)
 
 
+def _check_sizes(config: Mapping[str, Any], weights: Path) -> None:
+    """Refuse sizes that would fill the memory before anything is allocated.
+
+    A layer has at least as many weights as the size of any of its sides.
+    """
+    count = count_weights(weights)
+
+    def largest(value: object) -> float:
+        if isinstance(value, Mapping):
+            return max(map(largest, value.values()), default=0)
+        if isinstance(value, list):
+            return max(map(largest, value), default=0)
+        return value if isinstance(value, int | float) else 0
+
+    if (found := largest(config)) > max(count, _HARMLESS_SIZE):
+        raise WeightsError(
+            f"{weights}: {CONFIG} asks for a size of {found:,}, more than the {count:,} weights in "
+            f"this file. It belongs to another {CONFIG}."
+        )
+
+
 def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
-    """Find a folder, or download of a hub's model the files that are read here.
+    """Find a folder, or download of a hub's model (``owner/name``) the files that are read here.
 
-    Parameters
-    ----------
-    source : str or os.PathLike
-        A folder, or ``owner/name`` on the Hugging Face hub.
-    **hub_options
-        For ``huggingface_hub.snapshot_download``.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    ConfigurationError
-        If it is neither, or the hub's cannot be downloaded.
+    ``hub_options`` are ``huggingface_hub.snapshot_download``'s. ConfigurationError if it is
+    neither, or the hub's cannot be downloaded.
     """
     folder = Path(source)
     if folder.is_dir():

@@ -1,21 +1,21 @@
 """Emotion over time: a classifier's answers along a recording of any length.
 
-    found = timeline(classifier, "meeting.wav", window=2.0, hop=0.5)
+    found = classifier.timeline("meeting.wav", window=2.0, hop=0.5)
     draw_timeline(found, "meeting.png")
 
-A window slides over the recording, which is read block by block (see
-`gemoclap_sb.data.audio_blocks`), so that memory does not grow with its length. Each window
-is classified as a recording of its own would be.
+A window slides over the recording, which is read a batch of windows at a time, so that
+memory does not grow with its length. Each window is classified as a recording of its own
+would be.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +23,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from gemoclap_sb.data.audio import audio_info
-from gemoclap_sb.data.audio_blocks import audio_blocks
-from gemoclap_sb.files import atomic_path
-from gemoclap_sb.inference.bulk import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS
-
-if TYPE_CHECKING:
-    from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-
-__all__ = ["Timeline", "draw_timeline", "timeline"]
+from gemoclap_sb.data.audio import AudioReader
+from gemoclap_sb.evaluation.figures import INK, PALE, new_figure, save_figure
 
 # Of one hue and far apart in lightness: told apart in any colour vision, and in print.
 _STRONG, _WEAK = "#184e77", "#b9d0e2"
@@ -105,102 +98,71 @@ class Timeline:
         }
 
 
-def timeline(
-    classifier: GEmoCLAPClassifier,
+def classify_windows(
+    classify: Callable[[Tensor, Tensor], Tensor],
+    labels: list[str],
     path: str | os.PathLike,
-    window: float = 2.0,
-    hop: float = 0.5,
-    labels: Sequence[str] | Mapping[str, str] | None = None,
-    templates: Sequence[str] | None = None,
-    *,
+    window: float,
+    hop: float,
+    sample_rate: int,
+    batch_seconds: float,
     progress: bool = True,
 ) -> Timeline:
-    """Classify every window of a recording.
+    """Classify every window of a recording; see `GEmoCLAPClassifier.timeline`.
 
-    Windows begin every ``hop`` seconds. Where audio is left over after the last whole
-    window, one shorter window follows if it holds at least half a window; it ends with
-    the recording. A recording shorter than one window is one window. Silence gets a
-    class like anything else, which says nothing.
-
-    Parameters
-    ----------
-    classifier : GEmoCLAPClassifier
-        The model.
-    path : str or os.PathLike
-        A local file of any rate, length and number of channels.
-    window : float
-        Length of a window in seconds. Training saw whole utterances, mostly of 2 s and
-        more: expect less of shorter windows.
-    hop : float
-        From one window's beginning to the next, in seconds. More than ``window`` leaves
-        gaps.
-    labels, templates
-        See `GEmoCLAPClassifier.classify_batch`.
-    progress : bool
-        Show a bar on standard error, where that is a terminal.
-
-    Returns
-    -------
-    Timeline
-
-    Raises
-    ------
-    ValueError
-        If ``window`` or ``hop`` is not positive, or labels or templates cannot serve.
-    AudioError
-        If the file cannot be read, to its end.
+    ``classify`` takes ``[B, T]`` and ``[B]`` as ``classify_batch`` does and gives log posteriors
+    ``[B, C]`` of the labels. ``batch_seconds`` bounds the length of a batch.
     """
     for name, seconds in (("window", window), ("hop", hop)):
         if not 0 < seconds < math.inf:
             raise ValueError(f"{name}: expected a positive number of seconds, found {seconds!r}.")
-    rate = classifier.sample_rate
-    length, step = max(1, round(window * rate)), max(1, round(hop * rate))
-    names = classifier.labels if labels is None else [str(label) for label in labels]
-    on_cpu = torch.device(classifier.device).type == "cpu"
-    most_seconds = CPU_BATCH_SECONDS if on_cpu else GPU_BATCH_SECONDS
-    batch_size = max(1, int(most_seconds * rate) // length)
+    length, step = max(1, round(window * sample_rate)), max(1, round(hop * sample_rate))
+    batch_size = max(1, int(batch_seconds * sample_rate) // length)
+    heard, rows = [], []
+    with AudioReader(path, sample_rate) as audio:
+        windows = window_edges(audio.num_samples, length, step)
+        # None, and not False: tqdm then leaves out the bar where nobody would see it.
+        hidden = None if progress else True
+        for i in tqdm(range(0, len(windows), batch_size), desc=Path(path).name, disable=hidden):
+            batch = windows[i : i + batch_size]
+            if step > length:
+                parts = [audio.read(*edges) for edges in batch]
+            else:
+                first = batch[0][0]
+                samples = audio.read(first, batch[-1][1])
+                parts = [samples[start - first : stop - first] for start, stop in batch]
+            sizes = torch.tensor([len(part) for part in parts])
+            wavs = pad_sequence(parts, batch_first=True)
+            rows.append(classify(wavs, sizes / wavs.shape[1]).exp().cpu().numpy())
+            heard += batch
+    starts, ends = np.array(heard).T / sample_rate
+    return Timeline(str(path), labels, starts, ends, np.concatenate(rows), window, hop)
 
-    # None, and not False: tqdm then leaves out the bar where nobody would see it.
-    bar = tqdm(
-        total=round(audio_info(path).duration),
-        unit="s",
-        desc=Path(path).name,
-        disable=None if progress else True,
-    )
-    starts, ends, rows = [], [], []
-    with bar:
-        blocks = _counted(audio_blocks(path, rate), bar, rate)
-        for batch in _batched(_windows(blocks, length, step), batch_size):
-            sizes = torch.tensor([len(samples) for _, samples in batch])
-            wavs = pad_sequence([samples for _, samples in batch], batch_first=True)
-            log_posteriors = classifier.classify_batch(
-                wavs, sizes / wavs.shape[1], labels, templates
-            )[0]
-            starts += [start / rate for start, _ in batch]
-            ends += [(start + len(samples)) / rate for start, samples in batch]
-            rows.append(log_posteriors.exp().cpu().numpy())
-    return Timeline(
-        str(path), names, np.array(starts), np.array(ends), np.concatenate(rows), window, hop
-    )
+
+def window_edges(num_samples: int, length: int, step: int) -> list[tuple[int, int]]:
+    """List starts and stops of the windows that cover a signal, in samples.
+
+    Where samples are left over after the last whole window, one shorter window follows if it
+    holds at least half of one. A signal shorter than a window is one window.
+
+    Examples
+    --------
+    >>> window_edges(27, length=20, step=5)
+    [(0, 20), (5, 25), (10, 27)]
+    """
+    edges = [(start, start + length) for start in range(0, num_samples - length + 1, step)]
+    start = len(edges) * step
+    covered = edges[-1][1] if edges else 0
+    if num_samples > covered and (not edges or 2 * (num_samples - start) >= length):
+        edges.append((start, num_samples))
+    return edges
 
 
 def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
     """Draw each class's probability over time, dark where it is the most probable.
 
-    A row for each class, so that any number of classes can be told apart without
-    colours. At every moment the window counts whose centre is closest.
-
-    Parameters
-    ----------
-    timeline : Timeline
-        What to draw.
-    path : str or os.PathLike
-        The PNG to write; it is written whole or not at all.
-
-    Returns
-    -------
-    Path
-        ``path``.
+    A row for each class, so that any number of classes can be told apart without colours.
+    At every moment the window counts whose centre is closest. Returns the path of the PNG.
 
     Examples
     --------
@@ -211,15 +173,12 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
     >>> draw_timeline(found, getfixture("tmp_path") / "a.png").name
     'a.png'
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-    from gemoclap_sb.evaluation.figures import INK, PALE
-
     count = len(timeline.labels)
-    figure = Figure(figsize=(11, 1.5 + 0.62 * count), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(h_pad=0.03, hspace=0.0)
+    figure = new_figure(11, 1.5 + 0.62 * count)
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.03, hspace=0.0)
     panels = np.atleast_1d(figure.subplots(count, 1, sharex=True, sharey=True))
     edges, kept = _edges(timeline)
     best = timeline.probabilities.argmax(axis=1)
@@ -240,24 +199,17 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
         axes.spines["bottom"].set_color(PALE)
         axes.tick_params(colors=PALE, length=0)
     seconds = edges[-1]
-    panels[-1].set_xlim(0, seconds)
+    bottom = panels[-1]
+    bottom.set_xlim(0, seconds)
     tick = next((t for t in _TICK_SECONDS if seconds / t <= _MOST_TICKS), seconds / _MOST_TICKS)
-    panels[-1].xaxis.set_major_locator(MultipleLocator(tick))
-    panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda at, _: _clock(at, seconds)))
-    panels[-1].tick_params(axis="x", length=3, labelcolor=INK)
+    bottom.xaxis.set_major_locator(MultipleLocator(tick))
+    bottom.xaxis.set_major_formatter(FuncFormatter(lambda at, _: _clock(at, seconds)))
+    bottom.tick_params(axis="x", length=3, labelcolor=INK)
     unit = "seconds" if seconds < 60 else "minutes" if seconds < 3600 else "hours"
-    panels[-1].set_xlabel(
-        f"{unit} (windows of {timeline.window:g} s every {timeline.hop:g} s)", color=PALE
-    )
-    figure.suptitle(
-        _shortened(Path(timeline.path).name),
-        x=0.01,
-        ha="left",
-        color=INK,
-        fontsize=13,
-        fontweight="bold",
-        parse_math=False,
-    )
+    note = f"{unit} (windows of {timeline.window:g} s every {timeline.hop:g} s)"
+    bottom.set_xlabel(note, color=PALE)
+    heading = {"color": INK, "fontsize": 13, "fontweight": "bold", "parse_math": False}
+    figure.suptitle(_shortened(Path(timeline.path).name), x=0.01, ha="left", **heading)
     figure.legend(
         handles=[Patch(color=_STRONG), Patch(color=_WEAK)],
         labels=["probability, most probable class", "probability, other classes"],
@@ -267,50 +219,7 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
         fontsize=9,
         labelcolor=INK,
     )
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return path
-
-
-def _windows(blocks: Iterable[Tensor], length: int, step: int) -> Iterator[tuple[int, Tensor]]:
-    """Cut a signal that comes in blocks into windows: first sample ``[int]`` and samples."""
-    held, first = torch.empty(0), 0  # first: where held begins in the signal
-    start = 0
-    for block in blocks:
-        held = torch.cat([held, block])
-        while start + length <= first + len(held):
-            # A copy: a slice would keep its whole block in memory.
-            yield start, held[start - first : start - first + length].clone()
-            start += step
-        gone = min(start - first, len(held))
-        held, first = held[gone:], first + gone
-    total = first + len(held)
-    covered = 0 if start == 0 else start - step + length
-    left = total - start
-    if total > covered and (start == 0 or 2 * left >= length):
-        yield start, held[start - first :].clone()
-
-
-def _batched(
-    windows: Iterable[tuple[int, Tensor]], size: int
-) -> Iterator[list[tuple[int, Tensor]]]:
-    batch = []
-    for window in windows:
-        batch.append(window)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _counted(blocks: Iterable[Tensor], bar: tqdm, rate: int) -> Iterator[Tensor]:
-    done = 0
-    for block in blocks:
-        yield block
-        before, done = done, done + len(block)
-        bar.update(done // rate - before // rate)
+    return save_figure(figure, path)
 
 
 def _edges(timeline: Timeline) -> tuple[np.ndarray, slice]:

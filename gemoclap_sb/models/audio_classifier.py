@@ -1,7 +1,7 @@
 """A plain classifier on the same audio tower, to measure the contrastive objectives against.
 
-Same lobe, same pooling, same loop; a linear layer and cross-entropy in place
-of prompts and label matrices.
+Same lobe, same pooling, same loop; a linear layer and cross-entropy in place of prompts
+and label matrices.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from gemoclap_sb.models.gemoclap import pool_frames, size_of
+from gemoclap_sb.models.pooled_audio import PooledAudio, size_of
 from gemoclap_sb.objectives.cross_entropy import ClassifierOutput
 
 
-class AudioClassifier(nn.Module):
+class AudioClassifier(PooledAudio):
     """Audio lobe, pooling and a linear layer, with the interface of `GEmoCLAP`.
 
     Parameters
@@ -62,24 +62,9 @@ class AudioClassifier(nn.Module):
         wav_lens: Tensor,
         sentences: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, ClassifierOutput]:
-        """Class scores of a batch; ``sentences`` are not read.
-
-        Parameters
-        ----------
-        wavs : Tensor
-            float32 ``[N, T]``, 16 kHz, mono.
-        wav_lens : Tensor
-            ``[N]``, relative to the longest.
-        sentences : Mapping, optional
-            Accepted so that the loop can treat all models alike.
-
-        Returns
-        -------
-        dict
-            `ClassifierOutput` under the head's name.
-        """
-        pooled = pool_frames(self.audio_encoder, self.pooling, wavs, wav_lens)
-        return {self.heads[0]: ClassifierOutput(self.classifier(self.dropout(pooled)))}
+        """Class scores ``[N, C]`` of a batch under the head's name; ``sentences`` are not read."""
+        logits = self.classifier(self.dropout(self.pool(wavs, wav_lens)))
+        return {self.heads[0]: ClassifierOutput(logits)}
 
     def encode_classes(self, class_sentences: Sequence[Sequence[str]]) -> None:
         """Nothing to encode: the classes are the rows of the linear layer."""

@@ -5,13 +5,14 @@ ever constructed: a name that is not listed, or a key that a class does not have
 error, so a description from somebody else cannot run code.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING
 
@@ -29,21 +30,9 @@ AUDIO_ENCODERS = {cls.__name__: cls for cls in (SSLEncoder, ScratchEncoder)}
 TEXT_ENCODERS = {cls.__name__: cls for cls in (TextEncoder, ByteTextEncoder)}
 POOLINGS = {cls.__name__: cls for cls in (MaskedMeanPooling, AttentiveStatisticsPooling)}
 TEXT_MODEL_TYPES = (
-    "albert",
-    "bert",
-    "camembert",
-    "deberta",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-)
-
-_MODEL = ("audio_encoder", "pooling", "heads", "embedding_size", "hidden_size", "dropout")
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
 # Of a transformers configuration: paths, history, and what the weights themselves say.
 _LEFT_OUT = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
@@ -52,23 +41,46 @@ class ConfigurationError(ValueError):
     """A model that cannot be described, or a description that cannot be followed."""
 
 
+@strict
+@dataclass(kw_only=True)
+class ModelDescription:
+    """The keys of a model's description; one of the audio tower alone has no text encoder."""
+
+    audio_encoder: dict[str, Any]
+    pooling: dict[str, Any]
+    text_encoder: dict[str, Any] | None = None
+    heads: list[str]
+    embedding_size: int
+    hidden_size: int
+    dropout: float | int
+
+    def validate_sizes(self) -> None:
+        """Refuse what no model can have."""
+        if min(self.embedding_size, self.hidden_size) < 1 or not self.heads:
+            raise ValueError(
+                "expected an embedding_size and a hidden_size of 1 or more and one head or more, "
+                f"found {self.embedding_size}, {self.hidden_size} and {self.heads}"
+            )
+
+
+def check_description(where: str, schema: type, data: object) -> None:
+    """Check plain data against a strict dataclass; ConfigurationError names the key."""
+    try:
+        if unknown := sorted(set(data) - set(schema.__dataclass_fields__)):
+            raise TypeError(f"unknown keys {unknown}")
+        schema(**data)
+    except (StrictDataclassError, TypeError) as error:
+        raise ConfigurationError(
+            f"{where}: {error.__cause__ or error}. Expected a file that the export of this "
+            "package has written, unchanged."
+        ) from error
+
+
 def model_config(model: nn.Module) -> dict[str, Any]:
-    """Describe a model so that `build_model` can make it again.
+    """Describe a `GEmoCLAP` so that `build_model` can make it again: no weights, no paths.
 
-    Parameters
-    ----------
-    model : nn.Module
-        A `GEmoCLAP` whose lobes and pooling are the package's own.
-
-    Returns
-    -------
-    dict
-        Plain data, ready for JSON. No weights and no paths.
-
-    Raises
-    ------
-    ConfigurationError
-        If the model is of another class, or made of modules from elsewhere.
+    ConfigurationError if the model is of another class, or its lobes or pooling are not the
+    package's own.
 
     Examples
     --------
@@ -97,40 +109,34 @@ def model_config(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def encoder_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """Name the encoders of a description, ``audio`` and ``text``, by kind."""
+    entries = {part: config[f"{part}_encoder"] for part in ("audio", "text")}
+    return {
+        part: entry["config"].get("model", {}).get("model_type", entry["class"])
+        for part, entry in entries.items()
+    }
+
+
 def build_model(
     config: Mapping[str, Any],
     tokenizer_folder: str | os.PathLike | None = None,
     where: str = CONFIG,
+    pad_short: bool = False,
 ) -> GEmoCLAP:
-    """Make the model that a configuration describes, with random weights.
+    """Make the model that `model_config` described, with random weights.
 
-    Parameters
-    ----------
-    config : Mapping
-        What `model_config` returned, ``config.json``'s ``model``.
-    tokenizer_folder : str or os.PathLike, optional
-        Needed for a `TextEncoder`.
-    where : str
-        The file's name, for errors.
-
-    Returns
-    -------
-    GEmoCLAP
-        In training mode, as after its constructor.
-
-    Raises
-    ------
-    ConfigurationError
-        If a class is not in the registry, a key is unknown or missing, or a class
-        refuses its arguments.
+    A `TextEncoder` needs its tokenizer's folder. ``where`` names the file in errors.
+    ConfigurationError if a class is not in the registry, a key is unknown or missing, or a
+    class refuses its arguments.
     """
-    check_model(config, where, with_text=True)
+    check_description(f"{where}: model", ModelDescription, config)
     return built(
         where,
         "model",
         GEmoCLAP,
-        audio_encoder=build_audio_encoder(config["audio_encoder"], where),
-        text_encoder=build_text_encoder(config["text_encoder"], tokenizer_folder, where),
+        audio_encoder=build_audio_encoder(config["audio_encoder"], where, pad_short),
+        text_encoder=build_text_encoder(config.get("text_encoder"), tokenizer_folder, where),
         pooling=build_pooling(config["pooling"], where),
         heads=config["heads"],
         embedding_size=config["embedding_size"],
@@ -139,64 +145,31 @@ def build_model(
     )
 
 
-def check_model(config: object, where: str = CONFIG, with_text: bool = False) -> None:
-    """Check the keys and sizes of a model's description.
+def build_audio_encoder(entry: object, where: str = CONFIG, pad_short: bool = False) -> nn.Module:
+    """Make the audio lobe of a description's ``audio_encoder``.
 
-    Parameters
-    ----------
-    config : object
-        What shall be a description; one of the audio tower alone has no ``text_encoder``.
-    where : str
-        The file's name, for errors.
-    with_text : bool
-        Whether ``text_encoder`` is required.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the key.
+    With ``pad_short`` it takes waveforms shorter than a frame, whatever training chose: one
+    short file must not stop a batch.
     """
-    text = ("text_encoder",)
-    check_keys(f"{where}: model", config, _MODEL + (text if with_text else ()), text)
-    for key in ("embedding_size", "hidden_size"):
-        if not is_count(config[key]):
-            raise ConfigurationError(
-                f"{where}: model.{key}: expected a whole number from 1, found {config[key]!r}."
-            )
-    heads = config["heads"]
-    if not (isinstance(heads, list) and heads and all(isinstance(head, str) for head in heads)):
-        raise ConfigurationError(
-            f"{where}: model.heads: expected a list of names, found {heads!r}."
-        )
-
-
-def build_audio_encoder(entry: Mapping[str, Any], where: str = CONFIG) -> nn.Module:
-    """Make the audio lobe of a description's ``audio_encoder``; see `build_model`."""
     cls, config = _looked_up(where, "audio_encoder", entry, AUDIO_ENCODERS)
-    key = "model.audio_encoder"
     if cls is SSLEncoder:
-        _check_transformers(where, f"{key}.config.model", config.get("model"), SSL_MODEL_TYPES)
-    return built(where, key, cls.from_config, config)
+        _check_transformers(where, "audio_encoder", config, SSL_MODEL_TYPES)
+        config |= {"pad_short": True} if pad_short else {}
+    return built(where, "model.audio_encoder", cls.from_config, config)
 
 
 def build_text_encoder(
-    entry: Mapping[str, Any],
-    tokenizer_folder: str | os.PathLike | None = None,
-    where: str = CONFIG,
+    entry: object, tokenizer_folder: str | os.PathLike | None = None, where: str = CONFIG
 ) -> nn.Module:
-    """Make the text lobe of a description's ``text_encoder``; see `build_model`."""
+    """Make the text lobe of a description's ``text_encoder``."""
     cls, config = _looked_up(where, "text_encoder", entry, TEXT_ENCODERS)
     key = "model.text_encoder"
     if cls is not TextEncoder:
         return built(where, key, cls.from_config, config)
-    check_keys(f"{where}: {key}.config", config, ("model", "freeze", "gradient_checkpointing"))
-    _check_transformers(where, f"{key}.config.model", config["model"], TEXT_MODEL_TYPES)
+    _check_transformers(where, "text_encoder", config, TEXT_MODEL_TYPES)
     if tokenizer_folder is None:
         raise ConfigurationError(f"{where}: {key}: a TextEncoder needs its tokenizer's folder.")
-    try:
-        check_tokenizer(tokenizer_folder)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+    built(where, key, check_tokenizer, tokenizer_folder)
     encoder = built(where, key, cls.from_config, config, tokenizer_folder)
     rows = encoder.model.get_input_embeddings().num_embeddings
     if len(encoder.tokenizer) > rows:
@@ -208,10 +181,10 @@ def build_text_encoder(
     return encoder
 
 
-def build_pooling(entry: Mapping[str, Any], where: str = CONFIG) -> nn.Module:
-    """Make the pooling of a description's ``pooling``; see `build_model`."""
+def build_pooling(entry: object, where: str = CONFIG) -> nn.Module:
+    """Make the pooling of a description's ``pooling``."""
     cls, config = _looked_up(where, "pooling", entry, POOLINGS)
-    return built(where, "model.pooling", lambda: cls(**config))
+    return built(where, "model.pooling", cls.from_config, config)
 
 
 def _describe(key: str, module: nn.Module, known: Mapping[str, type]) -> dict[str, Any]:
@@ -221,15 +194,7 @@ def _describe(key: str, module: nn.Module, known: Mapping[str, type]) -> dict[st
             f"{key}: {type(module).__module__}.{name} is not one of the package's own "
             f"({', '.join(known)}), so an exported folder could not build it again"
         )
-    if isinstance(module, MaskedMeanPooling):
-        config = {"input_size": module.output_size}
-    elif isinstance(module, AttentiveStatisticsPooling):
-        config = {
-            "input_size": module.output_size // 2,
-            "attention_channels": module.attention.conv.conv.in_channels,
-        }
-    else:
-        config = module.to_config()
+    config = module.to_config()
     if isinstance(module, SSLEncoder | TextEncoder):
         allowed = SSL_MODEL_TYPES if isinstance(module, SSLEncoder) else TEXT_MODEL_TYPES
         kind = config["model"]["model_type"]
@@ -247,16 +212,20 @@ def _describe(key: str, module: nn.Module, known: Mapping[str, type]) -> dict[st
 def _looked_up(
     where: str, key: str, entry: object, known: Mapping[str, type]
 ) -> tuple[type, dict[str, Any]]:
-    key = f"model.{key}"
-    check_keys(f"{where}: {key}", entry, ("class", "config"))
+    if not (isinstance(entry, Mapping) and set(entry) == {"class", "config"}):
+        raise ConfigurationError(
+            f"{where}: model.{key}: expected a class and its config, found {entry!r}."
+        )
     name, config = entry["class"], entry["config"]
     if not isinstance(name, str) or name not in known:
         raise ConfigurationError(
-            f"{where}: {key}.class: expected one of {', '.join(known)}, found {name!r}. "
+            f"{where}: model.{key}.class: expected one of {', '.join(known)}, found {name!r}. "
             "Nothing else is constructed."
         )
-    if not isinstance(config, dict):
-        raise ConfigurationError(f"{where}: {key}.config: expected an object, found {config!r}.")
+    if not isinstance(config, Mapping):
+        raise ConfigurationError(
+            f"{where}: model.{key}.config: expected an object, found {config!r}."
+        )
     return known[name], dict(config)
 
 
@@ -265,53 +234,25 @@ def _transformers_keys(model_type: str) -> set[str]:
     return set(default) - set(_LEFT_OUT)
 
 
-def _check_transformers(where: str, key: str, config: object, allowed: Collection[str]) -> None:
-    """Let through the keys of the configuration's class only.
+def _check_transformers(
+    where: str, key: str, config: Mapping[str, Any], allowed: Collection[str]
+) -> None:
+    """Let through the keys of the transformers configuration's class only.
 
     Among the others are some by which transformers fetches code: ``auto_map``, and an
     attention implementation that names a repository of kernels.
     """
-    if not isinstance(config, dict) or config.get("model_type") not in allowed:
-        found = config.get("model_type") if isinstance(config, dict) else config
+    where, model = f"{where}: model.{key}.config.model", config.get("model")
+    kind = model.get("model_type") if isinstance(model, Mapping) else model
+    if not isinstance(model, Mapping) or kind not in allowed:
         raise ConfigurationError(
-            f"{where}: {key}: expected a model_type among {', '.join(allowed)}, found {found!r}."
+            f"{where}: expected a model_type among {', '.join(allowed)}, found {kind!r}."
         )
-    check_keys(f"{where}: {key}", config, ("model_type",), _transformers_keys(config["model_type"]))
-
-
-def check_keys(
-    where: str, mapping: object, required: Collection[str], optional: Collection[str] = ()
-) -> None:
-    """Check that an object has the keys it needs and no others.
-
-    Parameters
-    ----------
-    where : str
-        File and key of the object, for errors.
-    mapping : object
-        What shall be an object.
-    required, optional : Collection[str]
-        The keys it must and may have.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the keys.
-    """
-    if not isinstance(mapping, Mapping):
-        raise ConfigurationError(f"{where}: expected an object, found {mapping!r}.")
-    missing = [key for key in required if key not in mapping]
-    unknown = [key for key in mapping if key not in required and key not in optional]
-    if missing or unknown:
+    if unknown := sorted(set(model) - _transformers_keys(kind)):
         raise ConfigurationError(
-            f"{where}: missing keys {missing}, unknown keys {unknown}. Expected a file that the "
-            "export of this package has written, unchanged."
+            f"{where}: unknown keys {unknown}. Expected a file that the export of this package "
+            "has written, unchanged."
         )
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is a whole number from 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def built(where: str, key: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -320,17 +261,7 @@ def built(where: str, key: str, make: Callable[..., Any], *args: Any, **kwargs: 
         return make(*args, **kwargs)
     except ConfigurationError:
         raise
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:
         raise ConfigurationError(
             f"{where}: {key}: nothing can be built from these values: "
             f"{type(error).__name__}: {error}"

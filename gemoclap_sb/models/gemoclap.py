@@ -3,9 +3,9 @@
     waveform -> audio lobe -> frames -> pooling -> projection (one a head) -> Ea
     sentence -> text lobe  -> vector            -> projection (shared)     -> Et
 
-Both embeddings are L2-normalised, so their product is a cosine. Which heads
-there are follows from the objective: Emo-CLAP and SL-GEmo-CLAP have one,
-ML-GEmo-CLAP one per attribute.
+Both embeddings are L2-normalised, so their product is a cosine. Which heads there are
+follows from the objective: Emo-CLAP and SL-GEmo-CLAP have one, ML-GEmo-CLAP one per
+attribute.
 
 Source: Pan et al., arXiv 2306.07848, section 2.1 and figure 1.
 """
@@ -13,32 +13,23 @@ Source: Pan et al., arXiv 2306.07848, section 2.1 and figure 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gemoclap_sb.lobes.lengths import frame_lengths
 from gemoclap_sb.lobes.pooling import MaskedMeanPooling
 from gemoclap_sb.lobes.projection import Projection
+from gemoclap_sb.models.pooled_audio import PooledAudio, size_of
 from gemoclap_sb.objectives.contrastive import ContrastiveOutput
 
 
 class LogitScale(nn.Module):
     """The temperature ``eps`` that multiplies cosines, learnt as its logarithm.
 
-    Learning the logarithm keeps it positive; the ceiling keeps training from
-    running away (CLIP, arXiv 2103.00020, section 2.5).
-
-    Parameters
-    ----------
-    initial : float
-        Value at the start.
-    learnable : bool
-        Whether training may change it.
-    ceiling : float
-        Largest value.
+    The logarithm keeps it positive; the ceiling keeps training from running away (CLIP,
+    arXiv 2103.00020, section 2.5). ValueError if not 0 < ``initial`` <= ``ceiling``.
 
     Examples
     --------
@@ -62,14 +53,14 @@ class LogitScale(nn.Module):
         return (self.log_scale - exceeded).exp()
 
 
-class GEmoCLAP(nn.Module):
+class GEmoCLAP(PooledAudio):
     """Contrastive language-audio model of emotional speech.
 
     Parameters
     ----------
     audio_encoder : nn.Module
-        Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``. Any
-        SpeechBrain lobe of that signature will do.
+        Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``. Any SpeechBrain lobe
+        of that signature will do.
     text_encoder : nn.Module
         Text lobe ``(N sentences) -> [N, Dt]``.
     embedding_size : int
@@ -86,10 +77,8 @@ class GEmoCLAP(nn.Module):
         The paper's temperatures ``eps_a`` and ``eps_t`` at the start.
     learn_logit_scale : bool
         Whether they are learnt.
-    audio_size : int, optional
-        Size of the pooled vector, for a lobe that has no ``output_size``.
-    text_size : int, optional
-        Size of the text vector, for a lobe that has no ``output_size``.
+    audio_size, text_size : int, optional
+        Sizes of the pooled and of the text vector, for a lobe that has no ``output_size``.
 
     Raises
     ------
@@ -109,6 +98,9 @@ class GEmoCLAP(nn.Module):
     >>> outputs = clap(wavs, wav_lens, sentences)
     >>> outputs["emotion"].audio.shape, outputs["emotion"].text.shape
     (torch.Size([2, 8]), torch.Size([2, 8]))
+    >>> frames, lengths = clap.encode_frames(wavs, wav_lens)
+    >>> frames.shape, lengths.tolist()
+    (torch.Size([2, 51, 48]), [51, 26])
     """
 
     def __init__(
@@ -129,47 +121,32 @@ class GEmoCLAP(nn.Module):
         if not heads:
             raise ValueError("heads: expected at least one name, found none.")
         self.heads = tuple(heads)
+        # An optimiser's state names parameters by their order: it is part of a checkpoint.
         self.audio_encoder = audio_encoder
         self.text_encoder = text_encoder
         self.pooling = pooling or MaskedMeanPooling(size_of(audio_encoder, audio_size, "audio"))
         audio_size = size_of(self.pooling, audio_size if pooling is not None else None, "audio")
         text_size = size_of(text_encoder, text_size, "text")
         self.embedding_size = embedding_size
-        self.audio_projections = nn.ModuleDict(
-            {
-                head: Projection(audio_size, embedding_size, hidden_size, dropout)
-                for head in self.heads
-            }
+
+        def of_each_head(make: Callable[[], nn.Module]) -> nn.ModuleDict:
+            return nn.ModuleDict({head: make() for head in self.heads})
+
+        self.audio_projections = of_each_head(
+            lambda: Projection(audio_size, embedding_size, hidden_size, dropout)
         )
         self.text_projection = Projection(text_size, embedding_size, hidden_size, dropout)
-        self.audio_scales, self.text_scales = (
-            nn.ModuleDict({head: LogitScale(logit_scale, learn_logit_scale) for head in self.heads})
-            for _ in range(2)
-        )
+        self.audio_scales = of_each_head(lambda: LogitScale(logit_scale, learn_logit_scale))
+        self.text_scales = of_each_head(lambda: LogitScale(logit_scale, learn_logit_scale))
 
     def forward(
         self, wavs: Tensor, wav_lens: Tensor, sentences: Mapping[str, Sequence[str]]
     ) -> dict[str, ContrastiveOutput]:
-        """Embed a batch of pairs, each encoder running once for all heads.
+        """Embed a batch of N pairs, each encoder running once for all heads.
 
-        Parameters
-        ----------
-        wavs : Tensor
-            float32 ``[N, T]``, 16 kHz, mono.
-        wav_lens : Tensor
-            ``[N]``, relative to the longest.
-        sentences : Mapping[str, Sequence[str]]
-            N sentences per head.
-
-        Returns
-        -------
-        dict
-            `ContrastiveOutput` per head.
-
-        Raises
-        ------
-        ValueError
-            If the heads of ``sentences`` are not the model's.
+        ``wavs`` ``[N, T]`` and ``wav_lens`` ``[N]`` as for `encode_frames`; N sentences per
+        head, for the model's heads and no others (else ValueError). Returns a
+        `ContrastiveOutput` per head.
         """
         if set(sentences) != set(self.heads):
             raise ValueError(
@@ -180,7 +157,7 @@ class GEmoCLAP(nn.Module):
         texts = self.encode_text(flat).split([len(sentences[head]) for head in self.heads])
         return {
             head: ContrastiveOutput(
-                audio=self._project(self.audio_projections[head], pooled),
+                audio=normalized(self.audio_projections[head](pooled)),
                 text=text,
                 audio_scale=self.audio_scales[head](),
                 text_scale=self.text_scales[head](),
@@ -188,127 +165,42 @@ class GEmoCLAP(nn.Module):
             for head, text in zip(self.heads, texts, strict=True)
         }
 
-    def pool(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
-        """Pooled audio vectors before projection, ``[N, Dp]``."""
-        return pool_frames(self.audio_encoder, self.pooling, wavs, wav_lens)
-
     def encode_audio(self, wavs: Tensor, wav_lens: Tensor, head: str | None = None) -> Tensor:
-        """Audio embeddings.
-
-        Parameters
-        ----------
-        wavs : Tensor
-            float32 ``[N, T]``, 16 kHz, mono.
-        wav_lens : Tensor
-            ``[N]``, relative to the longest.
-        head : str, optional
-            Which projection; by default the first.
-
-        Returns
-        -------
-        Tensor
-            ``[N, D]``, L2-normalised.
-        """
-        return self._project(
-            self.audio_projections[head or self.heads[0]], self.pool(wavs, wav_lens)
-        )
+        """Audio embeddings ``[N, D]`` by one projection, by default the first; L2-normalised."""
+        projection = self.audio_projections[head or self.heads[0]]
+        return normalized(projection(self.pool(wavs, wav_lens)))
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """Text embeddings; each distinct sentence is encoded once.
+        """Text embeddings ``[N, D]``, L2-normalised; each distinct sentence is encoded once.
 
-        A batch of 32 utterances has a handful of distinct prompts. In training
-        with dropout, equal sentences therefore share one dropout mask.
-
-        Parameters
-        ----------
-        sentences : Sequence[str]
-            N sentences.
-
-        Returns
-        -------
-        Tensor
-            ``[N, D]``, L2-normalised.
+        A batch of 32 utterances has a handful of distinct prompts. In training with dropout,
+        equal sentences therefore share one dropout mask.
         """
         distinct = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
-        embeddings = self._project(self.text_projection, self.text_encoder(list(distinct)))
+        embeddings = normalized(self.text_projection(self.text_encoder(list(distinct))))
         index = torch.tensor([distinct[s] for s in sentences], device=embeddings.device)
         return embeddings[index]
 
     def encode_classes(self, class_sentences: Sequence[Sequence[str]]) -> Tensor:
-        """One text embedding per class, the mean over the class's sentences.
-
-        Parameters
-        ----------
-        class_sentences : Sequence[Sequence[str]]
-            Sentences of each of C classes.
-
-        Returns
-        -------
-        Tensor
-            ``[C, D]``, L2-normalised.
-        """
-        counts = [len(sentences) for sentences in class_sentences]
-        flat = [sentence for sentences in class_sentences for sentence in sentences]
-        means = [share.mean(dim=0) for share in self.encode_text(flat).split(counts)]
-        return F.normalize(torch.stack(means).float(), dim=-1)
+        """One text embedding ``[C, D]`` per class, the mean over the class's sentences."""
+        return class_embeddings(class_sentences, self.encode_text)
 
     def class_scores(self, output: ContrastiveOutput, classes: Tensor) -> Tensor:
         """Cosine of each utterance with each class's text, ``[N, C]``."""
         with torch.autocast(output.audio.device.type, enabled=False):
             return output.audio @ classes.T
 
-    def _project(self, projection: nn.Module, vectors: Tensor) -> Tensor:
-        # float32, since a half-precision norm costs the cosine two digits.
-        return F.normalize(projection(vectors).float(), dim=-1)
+
+def normalized(vectors: Tensor) -> Tensor:
+    """Vectors at unit length, float32, since a half-precision norm costs the cosine two digits."""
+    return F.normalize(vectors.float(), dim=-1)
 
 
-def pool_frames(
-    audio_encoder: nn.Module, pooling: nn.Module, wavs: Tensor, wav_lens: Tensor
+def class_embeddings(
+    class_sentences: Sequence[Sequence[str]], encode_text: Callable[[list[str]], Tensor]
 ) -> Tensor:
-    """Run an audio lobe and pool its valid frames.
-
-    Parameters
-    ----------
-    audio_encoder : nn.Module
-        Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``.
-    pooling : nn.Module
-        ``(frames, lengths) -> [B, Dp]``.
-    wavs : Tensor
-        float32 ``[B, T]``, 16 kHz, mono.
-    wav_lens : Tensor
-        ``[B]``, relative to the longest.
-
-    Returns
-    -------
-    Tensor
-        ``[B, Dp]``.
-
-    Raises
-    ------
-    ValueError
-        If the lobe gives something else than ``[B, F, D]``.
-    """
-    frames = audio_encoder(wavs, wav_lens)
-    if frames.dim() != 3:
-        raise ValueError(
-            f"audio_encoder ({type(audio_encoder).__name__}): expected frames [B, F, D], found "
-            f"shape {list(frames.shape)}. Stock lobes: set output_all_hiddens: False."
-        )
-    return pooling(frames, frame_lengths(audio_encoder, frames, wavs, wav_lens))
-
-
-def size_of(module: nn.Module, given: int | None, tower: str) -> int:
-    """Size of a module's vectors: the given one, or its ``output_size``.
-
-    Raises
-    ------
-    ValueError
-        If neither is known.
-    """
-    size = given if given is not None else getattr(module, "output_size", None)
-    if size is None:
-        raise ValueError(
-            f"{tower}_size: {type(module).__name__} has no `output_size`; give the size of its "
-            f"vectors as {tower}_size."
-        )
-    return int(size)
+    """One embedding per class, ``[C, D]``: the mean over its sentences, L2-normalised."""
+    counts = [len(sentences) for sentences in class_sentences]
+    flat = [sentence for sentences in class_sentences for sentence in sentences]
+    means = [share.mean(dim=0) for share in encode_text(flat).split(counts)]
+    return normalized(torch.stack(means))

@@ -17,18 +17,10 @@ PATTERNS = tuple(f"*{suffix}" for suffix in SUFFIXES)
 
 
 def check_tokenizer(folder: str | os.PathLike) -> None:
-    """Refuse a tokenizer's folder that holds or asks for code.
+    """Refuse a tokenizer's folder that holds or asks for code, with a ValueError.
 
-    Parameters
-    ----------
-    folder : str or os.PathLike
-        What ``TextEncoder.save_tokenizer`` wrote, or claims to be that.
-
-    Raises
-    ------
-    ValueError
-        If the folder or ``tokenizer_config.json`` is missing, a file is not of a kind
-        that tokenizers have, is no JSON where its name says so, or names code.
+    So is one without ``tokenizer_config.json``, with a file of a kind that tokenizers do not
+    have, or with a ``.json`` that is none.
 
     Examples
     --------

@@ -1,14 +1,14 @@
 """The parts of a trained model as modules that SpeechBrain's own classes and recipes take.
 
-An exported folder's ``hyperparams.yaml`` names these, so that stock
-``EncoderClassifier`` runs it:
+An exported folder's ``hyperparams.yaml`` names these, so that stock ``EncoderClassifier``
+runs it:
 
     compute_features, mean_var_norm   PassThrough: the tower reads waveforms
     embedding_model                   AudioTower: waveforms -> [B, 1, D]
     classifier                        ClassTexts: [B, 1, D] -> log posteriors
 
-Weights come through SpeechBrain's Pretrainer and its transfer hooks, from files that
-are safetensors whatever their name ends in: nothing is unpickled.
+Weights come through SpeechBrain's Pretrainer and its transfer hooks, from files that are
+safetensors whatever their name ends in: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from gemoclap_sb.lobes.lengths import sample_lengths
 from gemoclap_sb.lobes.projection import Projection
 from gemoclap_sb.models.building import (
     CONFIG,
+    ModelDescription,
     build_audio_encoder,
     build_pooling,
     build_text_encoder,
-    check_model,
+    check_description,
 )
-from gemoclap_sb.models.configuration import read_config
-from gemoclap_sb.models.gemoclap import pool_frames
+from gemoclap_sb.models.configuration import LONGEST_SECONDS, read_config
+from gemoclap_sb.models.gemoclap import GEmoCLAP, normalized
+from gemoclap_sb.models.pooled_audio import PooledAudio
 from gemoclap_sb.models.weights import load_weights
-
-LONGEST_SECONDS = 60.0
 
 
 class PassThrough(nn.Module):
@@ -54,19 +54,19 @@ class PassThrough(nn.Module):
 
 
 @register_checkpoint_hooks
-class AudioTower(nn.Module):
+class AudioTower(PooledAudio):
     """Waveforms to embeddings: lobe, pooling and one projection, L2-normalised.
 
     An utterance longer than ``longest_seconds`` is cut into equal pieces no longer than
-    that; each is embedded, and the embeddings are averaged by length and normalised
-    again. Memory is therefore bounded whatever the length. An utterance shorter than
-    the lobe's first frame is padded with silence to one frame.
+    that; each is embedded, and the embeddings are averaged by length and normalised again.
+    Memory is therefore bounded whatever the length. An utterance shorter than the lobe's
+    first frame is padded with silence to one frame.
 
     Parameters
     ----------
     config : Mapping, str or Path
-        The description of a model (`gemoclap_sb.models.building.model_config`; the text
-        tower may be left out), or the path of an exported folder's ``config.json``.
+        The description of a model (``config.json``'s ``model``; the text tower may be left
+        out), or the path of an exported folder's ``config.json``.
     head : str, optional
         Which projection; by default the first of the description's heads.
     longest_seconds : float
@@ -90,7 +90,6 @@ class AudioTower(nn.Module):
     --------
     >>> from gemoclap_sb.models.building import model_config
     >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
-    >>> from gemoclap_sb.models.gemoclap import GEmoCLAP
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)
     >>> clap = GEmoCLAP(ScratchEncoder(channels=16), text, embedding_size=8)
     >>> tower = AudioTower(model_config(clap), freeze=True)
@@ -111,23 +110,38 @@ class AudioTower(nn.Module):
         if isinstance(config, str | os.PathLike):
             where = str(config)
             config = read_config(config)["model"]
-        check_model(config, where)
+        check_description(f"{where}: model", ModelDescription, config)
         self.head = chosen_head(config["heads"], head)
-        # Recorded with training's choice, but one short file must not stop a batch here.
-        entry = dict(config["audio_encoder"])
-        if entry.get("class") == "SSLEncoder" and isinstance(entry.get("config"), Mapping):
-            entry["config"] = {**entry["config"], "pad_short": True}
-        self.audio_encoder = build_audio_encoder(entry, where)
+        self.audio_encoder = build_audio_encoder(config["audio_encoder"], where, pad_short=True)
         self.pooling = build_pooling(config["pooling"], where)
-        self.output_size: int = config["embedding_size"]
-        # Named as in GEmoCLAP, so that one file of weights serves both.
-        self.audio_projections = nn.ModuleDict(
-            {
-                self.head: Projection(
-                    self.pooling.output_size, self.output_size, config["hidden_size"]
-                )
-            }
+        projection = Projection(
+            self.pooling.output_size, config["embedding_size"], config["hidden_size"]
         )
+        self._set_up(projection, longest_seconds, sample_rate, freeze)
+
+    @classmethod
+    def of(
+        cls,
+        model: GEmoCLAP,
+        head: str | None = None,
+        longest_seconds: float = LONGEST_SECONDS,
+        sample_rate: int = 16000,
+    ) -> AudioTower:
+        """Make the tower of a model, whose modules it shares; ValueError for an unknown head."""
+        tower = cls.__new__(cls)
+        nn.Module.__init__(tower)
+        tower.head = chosen_head(model.heads, head)
+        tower.audio_encoder, tower.pooling = model.audio_encoder, model.pooling
+        projection = model.audio_projections[tower.head]
+        tower._set_up(projection, longest_seconds, sample_rate, freeze=False)
+        return tower
+
+    def _set_up(
+        self, projection: Projection, longest_seconds: float, sample_rate: int, freeze: bool
+    ) -> None:
+        # Named as in GEmoCLAP, so that one file of weights serves both.
+        self.audio_projections = nn.ModuleDict({self.head: projection})
+        self.output_size: int = projection.output_size
         self.sample_rate = sample_rate
         self.longest = max(1, int(longest_seconds * sample_rate))
         self.freeze = freeze
@@ -155,48 +169,20 @@ class AudioTower(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             if wavs.shape[1] <= self.longest:
                 return self._embed(wavs, wav_lens).unsqueeze(1)
-            rows = [
-                self.join(
-                    (wav[start:stop] for start, stop in self.pieces(int(samples))), int(samples)
-                )
-                for wav, samples in zip(wavs, sample_lengths(wavs, wav_lens), strict=True)
-            ]
+            rows = []
+            for wav, samples in zip(wavs, sample_lengths(wavs, wav_lens).tolist(), strict=True):
+                pieces = (wav[start:stop] for start, stop in self.pieces(samples))
+                rows.append(self.join(pieces, samples))
             return torch.stack(rows)
 
-    def pieces(self, num_samples: int, longest: int | None = None) -> list[tuple[int, int]]:
-        """Cut a length into the fewest equal pieces that are not too long.
-
-        Parameters
-        ----------
-        num_samples : int
-            The length.
-        longest : int, optional
-            Longest piece; by default ``longest_seconds`` at the tower's own rate.
-
-        Returns
-        -------
-        list of tuple of int
-            First sample, and the one after the last.
-        """
-        count = -(-num_samples // (longest or self.longest))
+    def pieces(self, num_samples: int) -> list[tuple[int, int]]:
+        """Cut a length into the fewest equal pieces that are not too long: starts and stops."""
+        count = -(-num_samples // self.longest)
         edges = [round(i * num_samples / count) for i in range(count + 1)]
         return list(zip(edges[:-1], edges[1:], strict=True))
 
     def join(self, pieces: Iterable[Tensor], num_samples: int) -> Tensor:
-        """Embed an utterance that comes in pieces.
-
-        Parameters
-        ----------
-        pieces : Iterable of Tensor
-            Each ``[T]``, taken one by one.
-        num_samples : int
-            Their length in all.
-
-        Returns
-        -------
-        Tensor
-            ``[1, D]``, L2-normalised.
-        """
+        """Embed an utterance ``[1, D]`` that comes in pieces ``[T]``, of a known length in all."""
         total: Tensor | float = 0.0
         for piece in pieces:
             share = piece.shape[0] / num_samples
@@ -210,64 +196,44 @@ class AudioTower(nn.Module):
 
     @mark_as_transfer
     def load_weights(self, path: str | os.PathLike) -> None:
-        """Take this tower's weights from an export's ``embedding_model.ckpt``.
-
-        Parameters
-        ----------
-        path : str or os.PathLike
-            A file of safetensors with the weights of the whole model.
-
-        Raises
-        ------
-        WeightsError
-            If they are not those of this description.
-        """
+        """Take this tower's weights from an export's ``embedding_model.ckpt`` (safetensors)."""
         load_weights(self, path, others=True)
 
     def _embed(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
-        pooled = pool_frames(self.audio_encoder, self.pooling, wavs, wav_lens)
-        return F.normalize(self.audio_projections[self.head](pooled).float(), dim=-1)
+        return normalized(self.audio_projections[self.head](self.pool(wavs, wav_lens)))
 
 
 class TextTower(nn.Module):
     """Sentences to embeddings: lobe and projection, L2-normalised.
 
-    Parameters
-    ----------
-    config : Mapping
-        The description of a model.
-    tokenizer_folder : str or Path, optional
-        Needed for a `TextEncoder`.
-    where : str
-        The description's file, for errors.
+    Named as in `GEmoCLAP`, so that one file of weights serves both.
 
     Examples
     --------
-    >>> from gemoclap_sb.models.building import model_config
-    >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
-    >>> from gemoclap_sb.models.gemoclap import GEmoCLAP
-    >>> text = ByteTextEncoder(hidden_size=16, heads=2)
-    >>> clap = GEmoCLAP(ScratchEncoder(channels=16), text, embedding_size=8)
-    >>> TextTower(model_config(clap)).eval()(["so sad", "so happy"]).shape
+    >>> from gemoclap_sb.lobes import ByteTextEncoder
+    >>> lobe = ByteTextEncoder(hidden_size=16, heads=2)
+    >>> TextTower(lobe, Projection(16, 8)).eval()(["so sad", "so happy"]).shape
     torch.Size([2, 8])
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        tokenizer_folder: str | os.PathLike | None = None,
-        where: str = CONFIG,
-    ) -> None:
+    def __init__(self, text_encoder: nn.Module, text_projection: Projection) -> None:
         super().__init__()
-        check_model(config, where, with_text=True)
-        self.text_encoder = build_text_encoder(config["text_encoder"], tokenizer_folder, where)
-        self.text_projection = Projection(
-            self.text_encoder.output_size, config["embedding_size"], config["hidden_size"]
-        )
+        self.text_encoder = text_encoder
+        self.text_projection = text_projection
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], tokenizer_folder: str | os.PathLike | None, where: str
+    ) -> TextTower:
+        """Build the text tower of a model's description, with random weights."""
+        check_description(f"{where}: model", ModelDescription, config)
+        lobe = build_text_encoder(config.get("text_encoder"), tokenizer_folder, where)
+        sizes = lobe.output_size, config["embedding_size"], config["hidden_size"]
+        return cls(lobe, Projection(*sizes))
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Embed N sentences, ``[N, D]``."""
-        return F.normalize(self.text_projection(self.text_encoder(list(sentences))).float(), dim=-1)
+        return normalized(self.text_projection(self.text_encoder(list(sentences))))
 
 
 @register_checkpoint_hooks
@@ -307,33 +273,12 @@ class ClassTexts(nn.Module):
 
 
 def class_log_posteriors(embeddings: Tensor, classes: Tensor, scale: Tensor) -> Tensor:
-    """Log posteriors of classes: ``log_softmax(scale * cosine)``.
-
-    Parameters
-    ----------
-    embeddings : Tensor
-        ``[..., D]``, L2-normalised.
-    classes : Tensor
-        ``[C, D]``, L2-normalised.
-    scale : Tensor
-        Scalar, the model's temperature.
-
-    Returns
-    -------
-    Tensor
-        ``[..., C]``.
-    """
+    """Log posteriors ``[..., C]`` of embeddings ``[..., D]`` over classes ``[C, D]``."""
     return F.log_softmax(scale * (embeddings @ classes.T), dim=-1)
 
 
 def chosen_head(heads: Sequence[str], head: str | None) -> str:
-    """Return the head asked for, or the first.
-
-    Raises
-    ------
-    ValueError
-        If the model has no such head.
-    """
+    """Return the head asked for, or the first; ValueError if the model has no such head."""
     if head is not None and head not in heads:
         raise ValueError(f"head: expected one of {list(heads)}, found {head!r}.")
     return heads[0] if head is None else head

@@ -6,6 +6,7 @@ shapes and kinds of numbers must be the module's own.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+WEIGHTS = "model.safetensors"
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 _PICKLES = (b"PK\x03\x04", b"\x80")
 
@@ -25,14 +27,7 @@ class WeightsError(ValueError):
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Write tensors as safetensors.
-
-    Parameters
-    ----------
-    tensors : Mapping[str, Tensor]
-        By name.
-    path : str or os.PathLike
-        The file to write.
+    """Write tensors by name as safetensors.
 
     Examples
     --------
@@ -55,58 +50,48 @@ def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None
 def load_weights(module: nn.Module, path: str | os.PathLike, others: bool = False) -> None:
     """Load a module's parameters and buffers from safetensors.
 
-    Parameters
-    ----------
-    module : nn.Module
-        Takes the weights.
-    path : str or os.PathLike
-        The file.
-    others : bool
-        Whether the file may hold more than the module's, as one of a whole model
-        does for the module of one tower.
-
-    Raises
-    ------
-    WeightsError
-        See `check_weights`.
+    With ``others`` the file may hold more than the module's, as one of a whole model does
+    for the module of one tower. WeightsError as `check_weights` raises it.
     """
-    check_weights(module, path, others)
     with _opened(path) as file:
+        _compare(module, file, path, others)
         module.load_state_dict({name: file.get_tensor(name) for name in module.state_dict()})
 
 
 def check_weights(module: nn.Module, path: str | os.PathLike, others: bool = False) -> None:
     """Compare a file's header with a module, which may lie on the meta device.
 
-    Parameters
-    ----------
-    module, path, others
-        See `load_weights`.
-
-    Raises
-    ------
-    WeightsError
-        If the file is missing, is not (or no longer) safetensors, or differs from
-        the module in its names, shapes or kinds of numbers.
+    WeightsError if the file is missing, is not (or no longer) safetensors, or differs from
+    the module in its names, shapes or kinds of numbers.
     """
-    expected = module.state_dict()
     with _opened(path) as file:
-        found = set(file.keys())
-        missing = sorted(set(expected) - found)
-        unknown = [] if others else sorted(found - set(expected))
-        if missing or unknown:
+        _compare(module, file, path, others)
+
+
+def count_weights(path: str | os.PathLike) -> int:
+    """Count the numbers that a file holds, by its header."""
+    with _opened(path) as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+def _compare(module: nn.Module, file: safe_open, path: str | os.PathLike, others: bool) -> None:
+    expected = module.state_dict()
+    found = set(file.keys())
+    missing = sorted(set(expected) - found)
+    unknown = [] if others else sorted(found - set(expected))
+    if missing or unknown:
+        raise WeightsError(
+            f"{path}: expected the weights of this model, found none for {_few(missing)} and "
+            f"unknown ones {_few(unknown)}. The file belongs to another config.json."
+        )
+    for name, tensor in expected.items():
+        part = file.get_slice(name)
+        shape, kind = list(part.get_shape()), part.get_dtype()
+        if shape != list(tensor.shape) or tensor.is_floating_point() != (kind in _FLOATS):
             raise WeightsError(
-                f"{path}: expected the weights of this model, found none for {_few(missing)} and "
-                f"unknown ones {_few(unknown)}. The file belongs to another config.json."
+                f"{path}: {name}: expected {tensor.dtype} {list(tensor.shape)}, found {kind} "
+                f"{shape}. The file belongs to another config.json."
             )
-        for name, tensor in expected.items():
-            part = file.get_slice(name)
-            shape, kind = list(part.get_shape()), part.get_dtype()
-            if shape != list(tensor.shape) or tensor.is_floating_point() != (kind in _FLOATS):
-                raise WeightsError(
-                    f"{path}: {name}: expected {tensor.dtype} {list(tensor.shape)}, found {kind} "
-                    f"{shape}. The file belongs to another config.json."
-                )
 
 
 @contextmanager

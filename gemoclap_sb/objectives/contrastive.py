@@ -1,14 +1,12 @@
 """Contrastive objectives over label matrices: Emo-, ML- and SL-GEmo-CLAP.
 
-A CLIP-style loss calls every other item of the batch a negative, although
-many of them share the label. GEmo-CLAP instead asks that the audio-text
-similarities of a batch follow a matrix made from the labels, by
-Kullback-Leibler divergence. This room knows tensors only: no SpeechBrain, no
-encoder, no corpus.
+A CLIP-style loss calls every other item of the batch a negative, although many of them
+share the label. GEmo-CLAP instead asks that the audio-text similarities of a batch
+follow a matrix made from the labels, by Kullback-Leibler divergence.
 
-Source: Pan et al., "GEmo-CLAP: Gender-Attribute-Enhanced Contrastive
-Language-Audio Pretraining for Accurate Speech Emotion Recognition",
-arXiv 2306.07848 (ICASSP 2024), section 2.
+Source: Pan et al., "GEmo-CLAP: Gender-Attribute-Enhanced Contrastive Language-Audio
+Pretraining for Accurate Speech Emotion Recognition", arXiv 2306.07848 (ICASSP 2024),
+section 2.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 
 from gemoclap_sb.objectives.label_matrices import (
     TARGETS,
+    check_choice,
     label_matrix,
     labels_of,
     soft_label_matrix,
@@ -38,14 +37,10 @@ class ContrastiveOutput(NamedTuple):
 
     Attributes
     ----------
-    audio : Tensor
-        ``[N, D]``, L2-normalised audio embeddings ``Ea``.
-    text : Tensor
-        ``[N, D]``, L2-normalised text embeddings ``Et``.
-    audio_scale : Tensor
-        Scalar, the paper's temperature ``eps_a``.
-    text_scale : Tensor
-        Scalar, the paper's temperature ``eps_t``.
+    audio, text : Tensor
+        ``[N, D]``, L2-normalised embeddings ``Ea`` and ``Et``.
+    audio_scale, text_scale : Tensor
+        Scalars, the paper's temperatures ``eps_a`` and ``eps_t``.
     """
 
     audio: Tensor
@@ -57,28 +52,12 @@ class ContrastiveOutput(NamedTuple):
 def similarity_logits(
     output: ContrastiveOutput, similarity: str = "cross"
 ) -> tuple[Tensor, Tensor]:
-    """Scaled similarity matrices ``C_a`` and ``C_t`` of a batch.
+    """Scaled similarity matrices ``C_a`` and ``C_t`` of a batch, each ``[N, N]``.
 
-    Parameters
-    ----------
-    output : ContrastiveOutput
-        The embeddings and temperatures of one head.
-    similarity : str
-        ``cross``: ``C_a = eps_a Ea Et^T``, ``C_t = eps_t Et Ea^T``.
-        ``intra``: ``C_a = eps_a Ea Ea^T``, ``C_t = eps_t Et Et^T``, as the
-        paper prints it. That form never ties the two modalities together,
-        whereas classification compares audio with text; it is here for the
-        record.
-
-    Returns
-    -------
-    tuple of Tensor
-        ``C_a`` and ``C_t``, each ``[N, N]``.
-
-    Raises
-    ------
-    ValueError
-        If ``similarity`` is unknown.
+    ``cross``: ``C_a = eps_a Ea Et^T``, ``C_t = eps_t Et Ea^T``. ``intra``:
+    ``C_a = eps_a Ea Ea^T``, ``C_t = eps_t Et Et^T``, as the paper prints it. That form never
+    ties the two modalities together, whereas classification compares audio with text; it
+    is here for the record. ValueError if ``similarity`` is neither.
 
     Examples
     --------
@@ -88,14 +67,12 @@ def similarity_logits(
     tensor([[0., 2.],
             [2., 0.]])
     """
+    check_choice("similarity", similarity, SIMILARITIES)
     audio, text = output.audio, output.text
+    of_audio, of_text = (text, audio) if similarity == "cross" else (audio, text)
     # Under autocast the products would be rounded to three digits.
     with torch.autocast(audio.device.type, enabled=False):
-        if similarity == "cross":
-            return output.audio_scale * audio @ text.T, output.text_scale * text @ audio.T
-        if similarity == "intra":
-            return output.audio_scale * audio @ audio.T, output.text_scale * text @ text.T
-    raise ValueError(f"similarity: expected one of {SIMILARITIES}, found {similarity!r}.")
+        return output.audio_scale * audio @ of_audio.T, output.text_scale * text @ of_text.T
 
 
 def kl_contrastive_loss(
@@ -107,25 +84,21 @@ def kl_contrastive_loss(
 ) -> Tensor:
     """Kullback-Leibler contrastive loss (equation 5 of the paper).
 
-    ``L = 1/2 (KL(log_softmax(C_a), q) + KL(log_softmax(C_t), q))`` with
-    ``q = softmax(M)`` by rows, and KL as ``torch.nn.functional.kl_div(log_p, q)``
-    has it: ``sum q (log q - log p)``.
-
-    Computed in float32 even under autocast: the rows of a log-softmax lose
-    their small differences in half precision.
+    ``L = 1/2 (KL(log_softmax(C_a), q) + KL(log_softmax(C_t), q))`` with ``q = softmax(M)``
+    by rows, and KL as ``torch.nn.functional.kl_div(log_p, q)`` has it:
+    ``sum q (log q - log p)``. Computed in float32 even under autocast: the rows of a
+    log-softmax lose their small differences in half precision.
 
     Parameters
     ----------
-    audio_logits : Tensor
-        ``C_a``, ``[N, N]``.
-    text_logits : Tensor
-        ``C_t``, ``[N, N]``.
+    audio_logits, text_logits : Tensor
+        ``C_a`` and ``C_t``, ``[N, N]``.
     target_matrix : Tensor
         Label matrix ``M``, ``[N, N]``, values in [0, 1].
     reduction : str
         ``batchmean`` divides the sum by N; ``sum`` is the equation to the letter.
     target : str
-        See `target_distribution`.
+        ``softmax`` or ``normalized``; see `target_distribution`.
 
     Returns
     -------
@@ -150,8 +123,7 @@ def kl_contrastive_loss(
             f"found {list(audio_logits.shape)}, {list(text_logits.shape)}, "
             f"{list(target_matrix.shape)}."
         )
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: expected one of {REDUCTIONS}, found {reduction!r}.")
+    check_choice("reduction", reduction, REDUCTIONS)
     with torch.autocast(audio_logits.device.type, enabled=False):
         wide = torch.promote_types(audio_logits.dtype, torch.float32)
         q = target_distribution(target_matrix.to(wide), target)
@@ -173,8 +145,6 @@ class _LabelObjective(nn.Module):
         target: str = "softmax",
     ) -> None:
         super().__init__()
-        if not weights:
-            raise ValueError("weights: expected at least one {attribute: weight}, found none.")
         for attribute, weight in weights.items():
             if not (math.isfinite(weight) and 0.0 <= weight <= 1.0):
                 raise ValueError(
@@ -182,15 +152,13 @@ class _LabelObjective(nn.Module):
                 )
         if not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
             raise ValueError(
-                f"weights: expected a sum of 1, found {sum(weights.values()):g} in {dict(weights)}."
+                "weights: expected one {attribute: weight} or more with a sum of 1, found "
+                f"{sum(weights.values()):g} in {dict(weights)}."
             )
-        for name, value, allowed in (
-            ("similarity", similarity, SIMILARITIES),
-            ("reduction", reduction, REDUCTIONS),
-            ("target", target, TARGETS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}: expected one of {allowed}, found {value!r}.")
+        # Here too, and not with the first batch only: the encoders take long to load.
+        check_choice("similarity", similarity, SIMILARITIES)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_choice("target", target, TARGETS)
         self.weights = {attribute: float(weight) for attribute, weight in weights.items()}
         self.similarity = similarity
         self.reduction = reduction
@@ -201,8 +169,13 @@ class _LabelObjective(nn.Module):
         """Attributes whose labels the objective reads."""
         return tuple(self.weights)
 
-    def _loss(self, output: ContrastiveOutput, matrix: Tensor) -> Tensor:
-        audio_logits, text_logits = similarity_logits(output, self.similarity)
+    def _loss(self, outputs: Mapping[str, ContrastiveOutput], head: str, matrix: Tensor) -> Tensor:
+        if head not in outputs:
+            raise KeyError(
+                f"the objective needs the model's head {head!r}; found {sorted(outputs)}. "
+                "List it under the model's `heads`."
+            )
+        audio_logits, text_logits = similarity_logits(outputs[head], self.similarity)
         return kl_contrastive_loss(audio_logits, text_logits, matrix, self.reduction, self.target)
 
     def extra_repr(self) -> str:
@@ -216,11 +189,10 @@ class _LabelObjective(nn.Module):
 class SoftLabelObjective(_LabelObjective):
     """SL-GEmo-CLAP: one loss against a mixture of label matrices.
 
-    ``M = alpha_e M_e + (1 - alpha_e) M_g``, then as Emo-CLAP. Utterances of
-    the same emotion and sex are drawn together most, those of the same
-    emotion next. One projection head serves all attributes, so this costs
-    what Emo-CLAP costs; choose `MultiTaskObjective` to have an embedding for
-    each attribute instead.
+    ``M = alpha_e M_e + (1 - alpha_e) M_g``, then as Emo-CLAP. Utterances of the same emotion
+    and gender are drawn together most, those of the same emotion next. One projection head
+    serves all attributes, so this costs what Emo-CLAP costs; choose `MultiTaskObjective` to
+    have an embedding for each attribute instead.
 
     Parameters
     ----------
@@ -251,31 +223,13 @@ class SoftLabelObjective(_LabelObjective):
         target: str = "softmax",
     ) -> None:
         super().__init__(weights, similarity, reduction, target)
-        self.head = next(iter(self.weights)) if head is None else head
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """Names of the outputs the objective reads."""
-        return (self.head,)
+        self.heads = (next(iter(self.weights)) if head is None else head,)
 
     def forward(
         self, outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]
     ) -> Tensor:
-        """Loss of a batch.
-
-        Parameters
-        ----------
-        outputs : Mapping[str, ContrastiveOutput]
-            What `gemoclap_sb.models.gemoclap.GEmoCLAP` returns.
-        labels : Mapping[str, Tensor]
-            LongTensor ``[N]`` per attribute.
-
-        Returns
-        -------
-        Tensor
-            Scalar.
-        """
-        return self._loss(_output_of(outputs, self.head), soft_label_matrix(labels, self.weights))
+        """Loss of a batch, a scalar: outputs per head, LongTensor ``[N]`` per attribute."""
+        return self._loss(outputs, self.heads[0], soft_label_matrix(labels, self.weights))
 
 
 class EmoCLAPObjective(SoftLabelObjective):
@@ -309,8 +263,8 @@ class EmoCLAPObjective(SoftLabelObjective):
 class MultiTaskObjective(_LabelObjective):
     """ML-GEmo-CLAP: a weighted sum of one loss per attribute.
 
-    ``L = alpha_e L_emotion + (1 - alpha_e) L_gender``. Each attribute has its
-    own projection head and its own prompts; the encoders run once for all.
+    ``L = alpha_e L_emotion + (1 - alpha_e) L_gender``. Each attribute has its own
+    projection head and its own prompts; the encoders run once for all.
 
     Parameters
     ----------
@@ -334,18 +288,8 @@ class MultiTaskObjective(_LabelObjective):
     def forward(
         self, outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]
     ) -> Tensor:
-        """Loss of a batch; arguments as `SoftLabelObjective.forward`."""
+        """Loss of a batch, a scalar: outputs per head, LongTensor ``[N]`` per attribute."""
         return sum(
-            weight
-            * self._loss(_output_of(outputs, attribute), label_matrix(labels_of(labels, attribute)))
+            weight * self._loss(outputs, attribute, label_matrix(labels_of(labels, attribute)))
             for attribute, weight in self.weights.items()
         )
-
-
-def _output_of(outputs: Mapping[str, ContrastiveOutput], head: str) -> ContrastiveOutput:
-    if head not in outputs:
-        raise KeyError(
-            f"the objective needs the model's head {head!r}; found {sorted(outputs)}. "
-            "List it under the model's `heads`."
-        )
-    return outputs[head]

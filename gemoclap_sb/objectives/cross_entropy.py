@@ -10,13 +10,7 @@ from torch import Tensor, nn
 
 
 class ClassifierOutput(NamedTuple):
-    """Class scores of a batch.
-
-    Attributes
-    ----------
-    logits : Tensor
-        ``[N, C]``.
-    """
+    """Class scores of a batch: ``logits`` ``[N, C]``."""
 
     logits: Tensor
 

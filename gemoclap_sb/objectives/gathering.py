@@ -27,21 +27,10 @@ def gather_batch(
 ) -> tuple[dict[str, ContrastiveOutput], dict[str, Tensor]]:
     """Join the batches of all processes, in order of rank.
 
-    With one process, or without a process group, the arguments come back; so
-    do outputs that are no pairs (class scores), whose loss is a mean over
-    utterances and needs no others.
-
-    Parameters
-    ----------
-    outputs : Mapping[str, ContrastiveOutput]
-        Embeddings ``[N, D]`` per head; N may differ between processes.
-    labels : Mapping[str, Tensor]
-        LongTensor ``[N]`` per attribute.
-
-    Returns
-    -------
-    tuple of dict
-        The same with ``[sum of N, D]`` and ``[sum of N]``.
+    Embeddings ``[N, D]`` per head become ``[sum of N, D]``, labels ``[N]`` per attribute
+    ``[sum of N]``; N may differ between processes. With one process, or without a process
+    group, the arguments come back; so do outputs that are no pairs (class scores), whose
+    loss is a mean over utterances and needs no others.
 
     Examples
     --------

@@ -5,7 +5,7 @@ Source: Pan et al., arXiv 2306.07848, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,17 +19,12 @@ def label_matrix(labels: Tensor) -> Tensor:
     Parameters
     ----------
     labels : Tensor
-        Integer class indices, ``[N]``.
+        Integer class indices, ``[N]``; anything else is a ValueError.
 
     Returns
     -------
     Tensor
         float32 ``[N, N]``: 1 where labels i and j agree, else 0.
-
-    Raises
-    ------
-    ValueError
-        If ``labels`` is not one-dimensional.
 
     Examples
     --------
@@ -45,27 +40,10 @@ def label_matrix(labels: Tensor) -> Tensor:
 
 
 def soft_label_matrix(labels: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Mix the label matrices of several attributes (equation of SL-GEmo-CLAP).
+    """Mix the label matrices of several attributes, ``M = sum_k weight_k * M_k``: ``[N, N]``.
 
-    ``M = sum_k weight_k * M_k``; with emotion and gender,
-    ``M = alpha_e * M_e + (1 - alpha_e) * M_g``.
-
-    Parameters
-    ----------
-    labels : Mapping[str, Tensor]
-        Class indices ``[N]`` per attribute.
-    weights : Mapping[str, float]
-        Weight per attribute.
-
-    Returns
-    -------
-    Tensor
-        float32 ``[N, N]``.
-
-    Raises
-    ------
-    KeyError
-        If an attribute of ``weights`` has no labels.
+    With emotion and gender that is SL-GEmo-CLAP's ``alpha_e * M_e + (1 - alpha_e) * M_g``.
+    KeyError if an attribute has no labels.
 
     Examples
     --------
@@ -81,26 +59,11 @@ def soft_label_matrix(labels: Mapping[str, Tensor], weights: Mapping[str, float]
 
 
 def target_distribution(matrix: Tensor, target: str = "softmax") -> Tensor:
-    """Turn a label matrix into one probability distribution per row.
+    """Turn a label matrix ``[N, N]`` in [0, 1] into one probability distribution per row.
 
-    Parameters
-    ----------
-    matrix : Tensor
-        Label matrix ``[N, N]`` with values in [0, 1].
-    target : str
-        ``softmax``, as in the paper, or ``normalized``: each row over its sum.
-        The softmax of zeros and ones is flat (a match weighs only e times a
-        mismatch); the normalised row puts no weight on a mismatch.
-
-    Returns
-    -------
-    Tensor
-        ``[N, N]``, rows summing to 1.
-
-    Raises
-    ------
-    ValueError
-        If ``target`` is unknown, or a row to be normalised sums to nothing.
+    ``softmax`` is the paper's; that of zeros and ones is flat, a match weighs only e times
+    a mismatch. ``normalized`` divides each row by its sum, so that a mismatch weighs
+    nothing. ValueError if ``target`` is neither, or a row to be normalised sums to 0.
 
     Examples
     --------
@@ -109,17 +72,16 @@ def target_distribution(matrix: Tensor, target: str = "softmax") -> Tensor:
     tensor([[0.5000, 0.5000],
             [0.0000, 1.0000]])
     """
+    check_choice("target", target, TARGETS)
     if target == "softmax":
         return F.softmax(matrix, dim=-1)
-    if target == "normalized":
-        mass = matrix.sum(dim=-1, keepdim=True)
-        if not bool((mass > 0).all()):
-            raise ValueError(
-                "target 'normalized': a row of the label matrix sums to 0; "
-                "each utterance must at least agree with itself."
-            )
-        return matrix / mass
-    raise ValueError(f"target: expected one of {TARGETS}, found {target!r}.")
+    mass = matrix.sum(dim=-1, keepdim=True)
+    if not bool((mass > 0).all()):
+        raise ValueError(
+            "target 'normalized': a row of the label matrix sums to 0; "
+            "each utterance must at least agree with itself."
+        )
+    return matrix / mass
 
 
 def labels_of(labels: Mapping[str, Tensor], attribute: str) -> Tensor:
@@ -129,3 +91,9 @@ def labels_of(labels: Mapping[str, Tensor], attribute: str) -> Tensor:
             f"the objective needs labels for attribute {attribute!r}; found {sorted(labels)}."
         )
     return labels[attribute]
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Refuse an option that is not one of those allowed, with a ValueError that names it."""
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {allowed}, found {value!r}.")

@@ -1,12 +1,12 @@
-"""GEmoCLAPBrain: SpeechBrain's loop around a model, an objective and prompts.
+"""SpeechBrain's loop, made so that a killed and resumed run ends as one that was not.
 
-No mathematics here: the model embeds, the objective compares, the metrics
-count.
+No mathematics here, and nothing of what is trained: that is a subclass's.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,82 +14,82 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
-from torch import LongTensor, Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
-from gemoclap_sb.objectives.gathering import gather_batch
+from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
+
+Rows = Mapping[str, Mapping[str, object]]
 
 
-class GEmoCLAPBrain(sb.Brain):
-    """Train and evaluate a contrastive language-audio model.
+class ResumableBrain(sb.Brain):
+    """A Brain whose training steps, batches and checkpoints do not depend on interruptions.
 
-    ``modules`` holds ``clap`` (`gemoclap_sb.models.gemoclap.GEmoCLAP`, or anything with
-    its methods ``forward``, ``encode_classes`` and ``class_scores``).
-    ``hparams`` holds ``objective``, ``prompts``, ``seed``, ``epoch_counter``,
-    ``train_logger`` and ``history``, and may hold ``wav_augment`` (a SpeechBrain
-    ``Augmenter``) and ``lr_schedule`` (a function of the share of training that
-    is done, such as `gemoclap_sb.training.schedules.WarmupCosine`).
+    All randomness of a training step comes from (seed, epoch, step, process). ``hparams``
+    holds ``seed``, ``epoch_counter``, ``train_logger`` and ``history``, and may hold
+    ``lr_schedule``, a function of the share of training that is done, such as
+    `gemoclap_sb.training.schedules.WarmupCosine`. Batches are drawn by
+    `gemoclap_sb.data.samplers.LengthPooledBatchSampler`; see `train_loader_options`.
 
-    All randomness of a training step comes from (seed, epoch, step, process).
-    A run that is killed and resumed therefore draws what an uninterrupted one
-    draws.
+    A subclass computes the forward pass and the loss, and may say by `figures` what an
+    evaluation found besides. The checkpoint is kept whose ``selected_by`` is best.
     """
 
-    @property
-    def model(self) -> nn.Module:
-        """The model without the wrappers of DDP and torch.compile."""
-        model = self.modules.clap
-        while True:
-            inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
-            if inner is None:
-                return model
-            model = inner
+    selected_by = "loss"
+    """Of the figures, the one that decides; only the loss is better when it is lower."""
 
-    def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> tuple[Any, dict]:
-        """Embed a batch.
+    def figures(self) -> dict[str, float]:
+        """Say what the evaluation that has just run found, besides its loss."""
+        return {}
 
-        Returns
-        -------
-        tuple
-            The model's outputs per head, and LongTensor labels per attribute.
-        """
-        batch = batch.to(self.device)
-        wavs, wav_lens = batch.sig
-        prompts = self.hparams.prompts
-        names = {name: list(batch[name]) for name in self.attributes}
-        if stage == sb.Stage.TRAIN and getattr(self.hparams, "wav_augment", None) is not None:
-            augment = self.hparams.wav_augment
-            index = torch.arange(len(wavs))
-            wavs, wav_lens = augment(wavs, wav_lens)
-            names = {
-                name: [labels[i] for i in augment.replicate_labels(index)]
-                for name, labels in names.items()
-            }
-        sentences = {
-            head: prompts.sentences(head, names, draw=stage == sb.Stage.TRAIN)
-            for head in self.model.heads
-            if head in prompts.templates
-        }
-        labels = {
-            name: prompts.encode(name, labels).to(self.device) for name, labels in names.items()
-        }
-        return self.modules.clap(wavs, wav_lens, sentences), labels
+    def own_rates(self) -> Iterable[tuple[nn.Module, float]]:
+        """Modules with a learning rate of their own, in place of the optimiser's."""
+        return ()
 
-    def compute_objectives(
-        self, predictions: tuple[Any, dict], batch: PaddedBatch, stage: sb.Stage
-    ) -> Tensor:
-        """Loss of a batch; outside of training, also the predicted classes."""
-        outputs, labels = predictions
-        if stage == sb.Stage.TRAIN:
-            return self.hparams.objective(*gather_batch(outputs, labels))
-        scores = self.model.class_scores(outputs[self.target], self.classes)
-        self.predicted.append(scores.argmax(dim=-1).cpu())
-        self.expected.append(labels[self.target].cpu())
-        return self.hparams.objective(outputs, labels)
+    def train_loader_options(self, rows: Rows) -> dict[str, Any]:
+        """Options of the training dataloader: full batches of similar lengths."""
+        sampler = LengthPooledBatchSampler(
+            _durations(rows),
+            batch_size=self.hparams.batch_size,
+            pool_batches=self.hparams.pool_batches,
+            seed=self.hparams.seed,
+        )
+        return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers}
+
+    def evaluation_loader_options(self, rows: Rows) -> dict[str, Any]:
+        """Options of a validation or test dataloader: sorted by length, nothing drawn."""
+        batches = length_sorted_batches(_durations(rows), self.hparams.valid_batch_size)
+        return {"batch_sampler": batches, "num_workers": self.hparams.num_workers}
+
+    def evaluate_best(self, dataset: Any, rows: Rows) -> None:
+        """Go back to the checkpoint that was selected, and test it."""
+        key = {"min_key" if self.selected_by == "loss" else "max_key": self.selected_by}
+        self.evaluate(dataset, test_loader_kwargs=self.evaluation_loader_options(rows), **key)
+
+    def best(self, history: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
+        """Find the record of the epoch that was selected, the newest of equals."""
+        sign = -1 if self.selected_by == "loss" else 1
+        key = f"valid_{self.selected_by}"
+        return max(history, key=lambda r: (sign * r[key], r["epoch"]), default=None)
+
+    def init_optimizers(self) -> None:
+        """Make the optimiser, with a parameter group for each module of `own_rates`."""
+        super().init_optimizers()
+        if self.opt_class is None:
+            return
+        groups = self.optimizer.param_groups
+        for module, rate in self.own_rates():
+            own = {id(parameter) for parameter in module.parameters()}
+            for group in list(groups):
+                chosen = [p for p in group["params"] if id(p) in own]
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                if chosen:
+                    self.optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+        # Before a checkpoint is recovered, which holds the rates of its step.
+        self.rate_shares = [group["lr"] / self.optimizer.defaults["lr"] for group in groups]
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
-        """Seed the step, so that it does not depend on the steps before it; set its rate."""
+        """Seed the step, so that it does not depend on the steps before it; set its rates."""
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         sequence = np.random.SeedSequence([self.hparams.seed, self.epoch, self.step, rank])
         seed = int(sequence.generate_state(1)[0])
@@ -99,76 +99,36 @@ class GEmoCLAPBrain(sb.Brain):
         if getattr(self.hparams, "lr_schedule", None) is not None:
             epochs_done = self.epoch - 1 + self.step / len(self.train_sampler)
             rate = self.hparams.lr_schedule(epochs_done / self.hparams.epoch_counter.limit)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            for group, share in zip(self.optimizer.param_groups, self.rate_shares, strict=True):
+                group["lr"] = rate * share
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Before an epoch, or an evaluation."""
         self.epoch = epoch
-        if stage == sb.Stage.TRAIN:
-            return
-        self.expected: list[LongTensor] = []
-        self.predicted: list[LongTensor] = []
-        self.model.eval()
-        with torch.no_grad(), self.evaluation_ctx:
-            self.classes = self.model.encode_classes(self._class_sentences())
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
-        """After an epoch: metrics, log, checkpoint. After a test: metrics."""
+        """After an epoch: figures, log, checkpoint. After a test: figures."""
         if stage == sb.Stage.TRAIN:
-            self.train_loss = stage_loss
+            self.train_loss = float(stage_loss)
             return
-        metrics = self.metrics()
-        stats = {"loss": float(stage_loss), "war": metrics.war, "uar": metrics.uar}
+        stats = {"loss": float(stage_loss), **self.figures()}
         if stage == sb.Stage.TEST:
-            self.test_metrics = metrics
             self.hparams.train_logger.log_stats(
                 {"Epoch loaded": self.hparams.epoch_counter.current}, test_stats=stats
             )
             return
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        self.hparams.history.append(
-            {
-                "epoch": epoch,
-                "lr": learning_rate,
-                "train_loss": float(self.train_loss),
-                **{f"valid_{name}": float(value) for name, value in stats.items()},
-            }
-        )
+        progress = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        valid = {f"valid_{name}": value for name, value in stats.items()}
+        self.hparams.history.append({**progress, "train_loss": self.train_loss, **valid})
         self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": learning_rate},
-            train_stats={"loss": self.train_loss},
-            valid_stats=stats,
+            progress, train_stats={"loss": self.train_loss}, valid_stats=stats
         )
         if self.checkpointer is not None:
+            keys = "min_keys" if self.selected_by == "loss" else "max_keys"
             # SpeechBrain appends to its default list of keys, hence one of our own.
             self.checkpointer.save_and_keep_only(
-                meta={"epoch": epoch, "uar": float(metrics.uar), "war": float(metrics.war)},
-                max_keys=["uar"],
-                importance_keys=[],
+                meta={"epoch": epoch, **stats}, importance_keys=[], **{keys: [self.selected_by]}
             )
-
-    def metrics(self) -> ClassificationMetrics:
-        """WAR, UAR, recalls and confusion of the stage that has just run."""
-        return classification_metrics(
-            torch.cat(self.expected).tolist(),
-            torch.cat(self.predicted).tolist(),
-            self.hparams.prompts.labels(self.target),
-        )
-
-    @property
-    def target(self) -> str:
-        """The attribute that is classified: the model's first head."""
-        return self.model.heads[0]
-
-    @property
-    def attributes(self) -> list[str]:
-        """Columns of the manifest that a batch must carry."""
-        return needed_attributes(self.model, self.hparams.objective, self.hparams.prompts)
-
-    def _class_sentences(self) -> list[list[str]]:
-        prompts = self.hparams.prompts
-        return prompts.class_sentences(self.target) if self.target in prompts.templates else []
 
     def _wrap_distributed(self) -> None:
         if not self.distributed_launch or self.device_type != "cpu":
@@ -192,22 +152,15 @@ class GEmoCLAPBrain(sb.Brain):
         return loader_kwargs
 
 
-def needed_attributes(model: nn.Module, objective: Any, prompts: Any) -> list[str]:
-    """Attributes whose labels the objective, the heads and their prompts read.
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Give a module without the wrappers of DDP and torch.compile."""
+    while True:
+        inner = getattr(module, "module", None) or getattr(module, "_orig_mod", None)
+        if inner is None:
+            return module
+        module = inner
 
-    Parameters
-    ----------
-    model : nn.Module
-        Has ``heads``.
-    objective : Any
-        Has ``attributes``.
-    prompts : Prompts
-        Knows which attributes the templates name.
 
-    Returns
-    -------
-    list of str
-        In order, each once.
-    """
-    named = [field for head in model.heads for field in prompts.fields(head)]
-    return list(dict.fromkeys([*model.heads, *objective.attributes, *named]))
+def _durations(rows: Rows) -> list[float]:
+    """Seconds of each utterance, in order."""
+    return [float(row["duration"]) for row in rows.values()]

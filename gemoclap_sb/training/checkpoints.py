@@ -57,13 +57,7 @@ class AtomicCheckpointer(Checkpointer):
         name: str | None = None,
         verbosity: int = logging.INFO,
     ) -> Checkpoint | None:
-        """Save a checkpoint; see the base class for the arguments.
-
-        Returns
-        -------
-        Checkpoint
-            The saved checkpoint, or None on other processes than the main one.
-        """
+        """Save a checkpoint as the base class does; None on other processes than the main one."""
         partial = super().save_checkpoint(meta or {}, end_of_epoch, name, logging.DEBUG)
         ddp_barrier()
         whole = None if partial is None else _renamed(partial)

@@ -6,7 +6,6 @@ fold that has its ``metrics.json`` is not run again.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from gemoclap_sb.evaluation.report import (
     cross_validation_report,
     cross_validation_summary,
 )
-from gemoclap_sb.files import write_json, write_text
+from gemoclap_sb.files import read_json, write_json, write_text
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
@@ -35,18 +34,9 @@ from gemoclap_sb.training.run_folder import (
 def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
     """Cross-validate from the command line.
 
-    Parameters
-    ----------
-    train_script : Path
-        The recipe's ``train.py``.
-    argv : Sequence[str], optional
-        Command line: the YAML and whatever ``train.py`` takes, but ``--fold``.
-
-    Returns
-    -------
-    int
-        Exit status: 0; 2 if it could not start as asked; else that of the fold
-        that failed.
+    ``train_script`` is the recipe's ``train.py``; ``argv`` is the YAML and whatever ``train.py``
+    takes, but ``--fold``. Returns the exit status: 0; 2 if it could not start as asked; else
+    that of the fold that failed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -57,26 +47,11 @@ def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
 
 
 def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
-    """Run the folds that are not finished, then write the summary.
+    """Run the folds that are not finished, then write the summary; arguments of `main`.
 
-    Writes ``fold_1/`` to ``fold_N/``, ``cv_metrics.json``, ``cv_report.md`` and
-    ``cv_folds.png`` into the experiment's ``run_folder``, or into
-    ``--output_folder`` where that is given.
-
-    Parameters
-    ----------
-    train_script, argv
-        See `main`.
-
-    Returns
-    -------
-    int
-        0, or the exit status of the fold that failed.
-
-    Raises
-    ------
-    ExperimentError
-        If ``--fold`` is given, or a finished fold has other settings.
+    Writes ``fold_1/`` to ``fold_N/``, ``cv_metrics.json``, ``cv_report.md`` and ``cv_folds.png``
+    into the experiment's ``run_folder``, or into ``--output_folder`` where that is given.
+    ExperimentError if ``--fold`` is given, or a finished fold has other settings.
     """
     hparams_file, _, overrides = sb.parse_arguments(list(argv))
     given = YAML(typ="safe").load(overrides) or {}
@@ -125,9 +100,10 @@ def _write_summary(
     argv: Sequence[str],
 ) -> None:
     results = [
-        {**_read(folder / METRICS), "seconds": _read(folder / RUN)["seconds"]} for folder in folders
+        {**read_json(folder / METRICS), "seconds": read_json(folder / RUN)["seconds"]}
+        for folder in folders
     ]
-    run = _read(folders[0] / RUN)
+    run = read_json(folders[0] / RUN)
     machine = (
         f"Machine: {run['device']}, {run['cpu_cores']} CPU cores; "
         + ", ".join(f"{name} {number}" for name, number in run["packages"].items())
@@ -148,10 +124,6 @@ def _write_summary(
     write_json(root / "cv_metrics.json", summary)
     print(report)
     print(f"report: {root / 'cv_report.md'}")
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _without_option(argv: Sequence[str], option: str) -> list[str]:

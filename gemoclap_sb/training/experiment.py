@@ -2,8 +2,8 @@
 
     argv -> hyperparameters -> manifests -> datasets -> brain -> metrics.json
 
-A recipe's ``train.py`` calls `main` with the corpus's prepare function and
-holds nothing else.
+A recipe's ``train.py`` calls `main` with the corpus's prepare function and holds nothing
+else.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
-from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.data.audio import AudioError
-from gemoclap_sb.data.datasets import build_dataset, evaluation_loader_options, train_loader_options
-from gemoclap_sb.data.manifests import ManifestError, read_manifest
+from gemoclap_sb.data.datasets import build_dataset
+from gemoclap_sb.data.labels import label_encoders
+from gemoclap_sb.data.manifests import COLUMNS, ManifestError, read_manifest
+from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.figures import draw_confusion, draw_training_curves
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table
 from gemoclap_sb.files import write_json
 from gemoclap_sb.models.configuration import write_run_config
-from gemoclap_sb.training.brain import GEmoCLAPBrain, needed_attributes
+from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.run_folder import (
     METRICS,
     ExperimentError,
@@ -36,11 +40,30 @@ from gemoclap_sb.training.run_folder import (
     record_run,
 )
 
-logger = get_logger(__name__)
-
-SPLITS = ("train", "valid", "test")
 DEBUG_METRICS = "debug_metrics.json"
 Prepare = Callable[..., Mapping]
+History = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment that may begin: its YAML, loaded, its options, and its folder."""
+
+    hparams_file: str
+    hparams: dict[str, Any]
+    run_opts: dict[str, Any]
+    folder: Path
+    started: float
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows and datasets by split; how validation was chosen, and what a report must say."""
+
+    rows: dict[str, dict[str, dict]]
+    datasets: dict[str, DynamicItemDataset]
+    validation: str | None
+    notes: list[str]
 
 
 def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> int:
@@ -49,8 +72,8 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
     Parameters
     ----------
     prepare : Callable, optional
-        ``prepare(data_folder=, save_folder=, fold=, **options)`` writes the
-        manifests and returns their paths.
+        ``prepare(data_folder=, save_folder=, fold=, **options)`` writes the manifests and
+        returns their paths.
     argv : Sequence[str], optional
         Command line; by default the process's.
 
@@ -70,23 +93,19 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
 def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> dict:
     """Train one fold (or go on training it), test it, and write its result.
 
-    Parameters
-    ----------
-    prepare, argv
-        See `main`.
-
-    Returns
-    -------
-    dict
-        What ``metrics.json`` holds.
-
-    Raises
-    ------
-    ExperimentError
-        If an option or a file is missing or does not fit.
-    ManifestError, AudioError
-        If the data are not as described.
+    Arguments are those of `main`. Returns what ``metrics.json`` holds. ExperimentError if an
+    option or a file is missing or does not fit, ManifestError or AudioError if the data are
+    not as described.
     """
+    run = open_run(argv)
+    splits = load_splits(run, prepare)
+    brain = build_brain(run)
+    history = fit_and_test(brain, splits)
+    return write_result(run, splits, brain, history)
+
+
+def open_run(argv: Sequence[str] | None) -> Run:
+    """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
     hparams_file, run_opts, overrides = sb.parse_arguments(_without_launch_flag(argv))
     settings = read_settings(hparams_file, overrides)
@@ -100,65 +119,111 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
         except (ValueError, OSError) as error:
             raise ExperimentError(f"{hparams_file}: {error}") from error
     sb.create_experiment_directory(folder, hparams_file, overrides)
+    return Run(hparams_file, hparams, run_opts, folder, started)
 
+
+def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
+    """Find or prepare the manifests, check them, and make the datasets and label encoders."""
+    hparams = run.hparams
     manifests = _manifests(hparams, prepare)
-    brain = GEmoCLAPBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    if if_main_process():
-        write_run_config(folder, brain.model, hparams["prompts"])
-    attributes = needed_attributes(brain.model, hparams["objective"], hparams["prompts"])
-    classes = {name: hparams["prompts"].labels(name) for name in attributes}
+    words = hparams["prompts"].words
+    columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
     rows = {
         split: read_manifest(
             manifests[f"{split}_csv"],
             data_root=manifests["data_root"],
-            classes=classes,
+            classes={name: list(words[name]) for name in columns if name in words},
             skip_bad_audio=hparams["skip_bad_audio"],
+            required=(*COLUMNS, *columns),
         )
         for split in SPLITS
     }
+    hparams["label_encoders"] = label_encoders(columns, words, rows.values())
     datasets = {
-        split: build_dataset(rows[split], attributes, manifest=str(manifests[f"{split}_csv"]))
+        split: build_dataset(
+            rows[split], hparams["label_encoders"], manifest=str(manifests[f"{split}_csv"])
+        )
         for split in SPLITS
     }
-    loaders = {
-        split: evaluation_loader_options(
-            rows[split], hparams["valid_batch_size"], hparams["num_workers"]
-        )
-        for split in ("valid", "test")
-    }
+    return Splits(rows, datasets, manifests["validation"], list(manifests["notes"]))
+
+
+def build_brain(run: Run) -> GEmoCLAPBrain:
+    """Make the brain, describe its model for export, and load what pretraining left."""
+    hparams = run.hparams
+    brain = GEmoCLAPBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    if if_main_process():
+        write_run_config(run.folder, brain.model, hparams["prompts"])
+    if hparams.get("pretrainer") is not None:
+        # A checkpoint of this run, if there is one, is recovered over it.
+        try:
+            hparams["pretrainer"].collect_files()
+            hparams["pretrainer"].load_collected()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ExperimentError(f"{run.hparams_file}: pretrainer: {error}") from error
+    return brain
+
+
+def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> History:
+    """Train, or go on training, and test the selected checkpoint; a record per epoch."""
     brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=train_loader_options(
-            rows["train"],
-            hparams["batch_size"],
-            hparams["seed"],
-            hparams["pool_batches"],
-            hparams["num_workers"],
-        ),
-        valid_loader_kwargs=loaders["valid"],
+        brain.hparams.epoch_counter,
+        splits.datasets["train"],
+        splits.datasets["valid"],
+        train_loader_kwargs=brain.train_loader_options(splits.rows["train"]),
+        valid_loader_kwargs=brain.evaluation_loader_options(splits.rows["valid"]),
     )
     # Taken now: the evaluation goes back to the best checkpoint, and the history with it.
-    history = list(hparams["history"].records)
-    brain.evaluate(datasets["test"], max_key="uar", test_loader_kwargs=loaders["test"])
+    history = list(brain.hparams.history.records)
+    brain.evaluate_best(splits.datasets["test"], splits.rows["test"])
+    return history
 
-    result = _result(brain, hparams, hparams_file, history, manifests)
+
+def write_result(run: Run, splits: Splits, brain: GEmoCLAPBrain, history: History) -> dict:
+    """Write ``metrics.json`` and the pictures, print them, and end the process group."""
+    best = brain.best(history)
+    result = {
+        **brain.metrics.to_dict(),
+        "fold": run.hparams["fold"],
+        "seed": run.hparams["seed"],
+        "hparams_file": str(run.hparams_file),
+        "experiment": run.hparams["experiment"],
+        "validation": splits.validation,
+        "notes": splits.notes,
+        "epoch": best and best["epoch"],
+        "valid_uar": best and best["valid_uar"],
+    }
     if if_main_process():
         if not brain.debug:
-            record_run(folder, time.monotonic() - started, str(brain.device))
-        _write(folder, brain, result, history)
+            record_run(run.folder, time.monotonic() - run.started, str(brain.device))
+        _write(run.folder, brain, result, history)
     if torch.distributed.is_initialized():
         # Left to the interpreter's end, the group's threads can abort a process.
         ddp_barrier()
         torch.distributed.destroy_process_group()
     return result
+
+
+def _write(folder: Path, brain: GEmoCLAPBrain, result: dict, history: History) -> None:
+    title = f"{result['experiment']}, fold {result['fold']}"
+    picture = draw_confusion(brain.metrics, folder / "confusion.png", title=title)
+    curves = draw_training_curves(history, folder / "training.png") if history else None
+    # Last, because a folder that has it counts as finished; a debug run never does.
+    metrics = folder / (DEBUG_METRICS if brain.debug else METRICS)
+    write_json(metrics, result)
+    print(f"\n{title}\n{metrics_table(brain.metrics)}")
+    for note in filter(None, [VALIDATION_NOTES.get(result["validation"]), *result["notes"]]):
+        print(f"note: {note}")
+    print(f"confusion matrix: {picture}")
+    if curves:
+        print(f"training curves:  {curves}")
+    print(f"metrics:          {metrics}")
 
 
 def _without_launch_flag(argv: Sequence[str] | None) -> list[str]:
@@ -188,12 +253,8 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
             if not Path(path).is_file():
                 raise ExperimentError(f"--{key}: no file {path} (seen from {Path.cwd()}).")
         same = Path(given["valid_csv"]).read_bytes() == Path(given["test_csv"]).read_bytes()
-        return {
-            **given,
-            "data_root": data_folder,
-            "validation": "test" if same else None,
-            "notes": [],
-        }
+        how = {"validation": "test" if same else None, "notes": []}
+        return {**given, "data_root": data_folder, **how}
     if prepare is None or not data_folder:
         raise ExperimentError(
             "no data: give --data_folder (the corpus's folder), or three manifests with "
@@ -206,11 +267,12 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
             raise ExperimentError(f"--data_folder: {error}") from error
     if not Path(data_folder).is_dir():
         raise ExperimentError(f"--data_folder: no folder {data_folder} (seen from {Path.cwd()}).")
+    options = hparams.get("prepare_options", {})
     arguments = {
         "data_folder": data_folder,
         "save_folder": str(Path(hparams["output_folder"]) / "manifests"),
         "fold": hparams["fold"],
-        **hparams.get("prepare_options", {}),
+        **options,
     }
     # Every process asks; the first writes, the others find the work done.
     try:
@@ -218,49 +280,4 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
         prepared = dict(prepare(**arguments))
     except (OSError, ValueError, TypeError) as error:
         raise ExperimentError(f"data preparation: {error}") from error
-    return {
-        **prepared,
-        "validation": hparams.get("prepare_options", {}).get("validation"),
-        "notes": list(prepared.get("notes", [])),
-    }
-
-
-def _result(
-    brain: GEmoCLAPBrain,
-    hparams: Mapping,
-    hparams_file: str,
-    history: Sequence[Mapping],
-    manifests: Mapping,
-) -> dict:
-    best = max(history, key=lambda r: (r["valid_uar"], r["epoch"]), default=None)
-    return {
-        **brain.test_metrics.to_dict(),
-        "fold": hparams["fold"],
-        "seed": hparams["seed"],
-        "hparams_file": str(hparams_file),
-        "experiment": hparams["experiment"],
-        "validation": manifests["validation"],
-        "notes": list(manifests["notes"]),
-        "epoch": best and best["epoch"],
-        "valid_uar": best and best["valid_uar"],
-    }
-
-
-def _write(folder: Path, brain: GEmoCLAPBrain, result: dict, history: Sequence[Mapping]) -> None:
-    title = f"{result['experiment']}, fold {result['fold']}"
-    picture = draw_confusion(brain.test_metrics, folder / "confusion.png", title=title)
-    curves = None
-    if history:
-        curves = draw_training_curves(history, folder / "training.png")
-    # Last, because a folder that has it counts as finished; a debug run never does.
-    metrics = folder / (DEBUG_METRICS if brain.debug else METRICS)
-    write_json(metrics, result)
-    print(f"\n{title}")
-    print(metrics_table(brain.test_metrics))
-    for note in [VALIDATION_NOTES.get(result["validation"]), *result["notes"]]:
-        if note:
-            print(f"note: {note}")
-    print(f"confusion matrix: {picture}")
-    if curves:
-        print(f"training curves:  {curves}")
-    print(f"metrics:          {metrics}")
+    return {"notes": [], **prepared, "validation": options.get("validation")}

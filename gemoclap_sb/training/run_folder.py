@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
 
-from gemoclap_sb.files import write_json
+from gemoclap_sb.files import read_json, write_json
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 
@@ -32,7 +32,7 @@ SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 UNRECORDED = frozenset(
     {"output_folder", "run_folder", "num_workers", "pretrained_folder", "make_corpus"}
     # Objects whose arguments stand at top level too, or hold paths.
-    | {"epoch_counter", "train_logger", "checkpointer", "model", "modules"}
+    | {"epoch_counter", "train_logger", "checkpointer", "model", "clap", "modules"}
 )
 
 
@@ -43,25 +43,10 @@ class ExperimentError(RuntimeError):
 def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -> dict:
     r"""Resolve an experiment's YAML without making its objects.
 
-    Loading a YAML builds its encoders; this only reads the plain values at top
-    level, with references and overrides applied.
-
-    Parameters
-    ----------
-    hparams_file : str or os.PathLike
-        The HyperPyYAML file.
-    overrides : str or dict
-        As ``load_hyperpyyaml`` takes them.
-
-    Returns
-    -------
-    dict
-        What stands at top level; an object is its tag and its arguments.
-
-    Raises
-    ------
-    ExperimentError
-        If the file is missing, or an override names no key of the file.
+    Loading a YAML builds its encoders; this only reads the plain values at top level, with
+    references and overrides (as ``load_hyperpyyaml`` takes them) applied. An object is its
+    tag and its arguments. ExperimentError if the file is missing, or an override names no
+    key of the file.
 
     Examples
     --------
@@ -92,37 +77,26 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
 def check_settings(folder: str | os.PathLike, settings: dict) -> None:
     """Refuse to go on with a run that was begun with other settings.
 
-    Writes ``settings.json`` where nothing has been trained yet. More epochs may be
-    asked of an unfinished run, unless its learning rate follows a schedule over them.
-
-    Parameters
-    ----------
-    folder : str or os.PathLike
-        The run's folder.
-    settings : dict
-        What `read_settings` returned.
-
-    Raises
-    ------
-    ExperimentError
-        If the folder holds a run whose settings differ; it names the keys.
+    Writes ``settings.json`` where nothing has been trained yet. More epochs may be asked of
+    an unfinished run, unless its learning rate follows a schedule over them. Where a class
+    of the package lies does not matter, nor does a key that is null. ExperimentError names
+    the keys that differ.
     """
     path = Path(folder) / SETTINGS
     kept = {key: value for key, value in settings.items() if key not in UNRECORDED}
     if kept.get("data_folder"):
         kept["data_folder"] = os.path.realpath(kept["data_folder"])
-    # As JSON gives it back, so that equal settings compare equal.
-    kept = json.loads(json.dumps(kept))
     begun = is_finished(folder) or any((Path(folder) / "save").glob("CKPT*"))
     if not (begun and path.exists()):
         write_json(path, kept)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    # As JSON gives it back, so that equal settings compare equal.
+    before, now = _comparable(read_json(path)), _comparable(json.loads(json.dumps(kept)))
     free = set() if is_finished(folder) or "lr_schedule" in kept else {"number_of_epochs"}
     differing = [
-        f"{key} (was {before.get(key)!r}, now {kept.get(key)!r})"
-        for key in sorted((before.keys() | kept.keys()) - free)
-        if before.get(key) != kept.get(key)
+        f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+        for key in sorted((before.keys() | now.keys()) - free)
+        if before.get(key) != now.get(key)
     ]
     if differing:
         raise ExperimentError(
@@ -139,23 +113,44 @@ def is_finished(folder: str | os.PathLike) -> bool:
 def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
     """Write ``run.json``: seconds, versions, machine.
 
-    The seconds are those of this process, added to those of earlier processes that
-    came to their end; what a killed process spent is not known.
+    The seconds are those of this process, added to those of earlier processes that came to
+    their end; what a killed process spent is not known.
     """
     path = Path(folder) / RUN
-    before = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
-    packages: Iterable[str] = ("torch", "torchaudio", "speechbrain", "transformers", "gemoclap_sb")
-    write_json(
-        path,
-        {
-            "seconds": round(before + seconds, 1),
-            "device": device,
-            "cpu_cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "packages": {name: version(name) for name in packages},
-        },
-    )
+    before = read_json(path)["seconds"] if path.exists() else 0.0
+    packages = ("torch", "torchaudio", "speechbrain", "transformers", "gemoclap_sb")
+    record = {
+        "seconds": round(before + seconds, 1),
+        "device": device,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+    write_json(path, record)
+
+
+def _comparable(settings: Mapping[str, object]) -> dict[str, object]:
+    """Leave of settings what two runs must share."""
+
+    def without_paths(value: object) -> object:
+        if isinstance(value, list):
+            return [without_paths(item) for item in value]
+        if isinstance(value, dict):
+            return {_without_module(key): without_paths(item) for key, item in value.items()}
+        return value
+
+    return {
+        key: without_paths(value)
+        for key, value in settings.items()
+        if key not in UNRECORDED and value is not None
+    }
+
+
+def _without_module(key: str) -> str:
+    """``!new:a.b.C`` becomes ``!new:C``: classes of this package may move."""
+    tag, colon, name = key.partition(":gemoclap_sb.")
+    return f"{tag}:{name.rpartition('.')[2]}" if colon else key
 
 
 def _plain(value: object) -> object:

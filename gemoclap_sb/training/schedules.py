@@ -23,12 +23,7 @@ class WarmupCosine:
     warmup : float
         Share of training that rises, in [0, 1).
     final : float
-        Learning rate at the end.
-
-    Raises
-    ------
-    ValueError
-        If ``warmup`` is not in [0, 1), or not 0 <= ``final`` <= ``peak``.
+        Learning rate at the end, from 0 to ``peak``.
 
     Examples
     --------
@@ -47,18 +42,7 @@ class WarmupCosine:
         self.final = final
 
     def __call__(self, progress: float) -> float:
-        """Learning rate at a point of training.
-
-        Parameters
-        ----------
-        progress : float
-            Share of the training steps that is done, in [0, 1].
-
-        Returns
-        -------
-        float
-            The learning rate.
-        """
+        """Learning rate when a share of the training steps, in [0, 1], is done."""
         if progress < self.warmup:
             return self.peak * progress / self.warmup
         fall = (progress - self.warmup) / (1.0 - self.warmup)

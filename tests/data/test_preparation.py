@@ -5,7 +5,7 @@ import pytest
 
 from gemoclap_sb.data.manifests import ManifestError
 from gemoclap_sb.data.preparation import (
-    Quirks,
+    CorpusIssues,
     compare_counts,
     finished_preparation,
     visible_files,
@@ -36,7 +36,9 @@ def make_splits():
 
 def test_record_vouches_for_the_same_arguments_and_whole_files_only(tmp_path):
     assert finished_preparation(tmp_path, ARGUMENTS) is None
-    result = write_preparation(tmp_path, ARGUMENTS, make_splits(), Quirks("/corpus"), "W.", ["N."])
+    result = write_preparation(
+        tmp_path, ARGUMENTS, make_splits(), CorpusIssues("/corpus"), "W.", ["N."]
+    )
     assert result == {
         "train_csv": str(tmp_path / "train.csv"),
         "valid_csv": str(tmp_path / "valid.csv"),
@@ -53,17 +55,17 @@ def test_record_vouches_for_the_same_arguments_and_whole_files_only(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"arguments": {}}'])
 def test_damaged_record_is_no_record(tmp_path, text):
-    write_preparation(tmp_path, ARGUMENTS, make_splits(), Quirks("/corpus"))
+    write_preparation(tmp_path, ARGUMENTS, make_splits(), CorpusIssues("/corpus"))
     (tmp_path / "prepare.json").write_text(text)
     assert finished_preparation(tmp_path, ARGUMENTS) is None
 
 
 def test_preparation_that_fails_halfway_is_not_vouched_for(tmp_path):
-    write_preparation(tmp_path, ARGUMENTS, make_splits(), Quirks("/corpus"))
+    write_preparation(tmp_path, ARGUMENTS, make_splits(), CorpusIssues("/corpus"))
     other = make_splits()
     other["test"][1]["ID"] = other["test"][0]["ID"]
     with pytest.raises(ManifestError, match="same ID"):
-        write_preparation(tmp_path, ARGUMENTS | {"fold": 2}, other, Quirks("/corpus"))
+        write_preparation(tmp_path, ARGUMENTS | {"fold": 2}, other, CorpusIssues("/corpus"))
     assert finished_preparation(tmp_path, ARGUMENTS) is None
     assert finished_preparation(tmp_path, ARGUMENTS | {"fold": 2}) is None
 
@@ -71,7 +73,7 @@ def test_preparation_that_fails_halfway_is_not_vouched_for(tmp_path):
 def test_class_that_a_part_lacks_is_noted(tmp_path):
     splits = make_splits()
     del splits["valid"][1]
-    result = write_preparation(tmp_path, ARGUMENTS, splits, Quirks("/corpus"))
+    result = write_preparation(tmp_path, ARGUMENTS, splits, CorpusIssues("/corpus"))
     assert result["notes"] == ["valid.csv has no utterance of the class neu."]
     record = json.loads((tmp_path / "prepare.json").read_text())
     assert record["counts"]["valid"] == {
@@ -81,14 +83,14 @@ def test_class_that_a_part_lacks_is_noted(tmp_path):
     }
 
 
-def test_quirks_are_one_line_for_each_kind():
-    quirks = Quirks("/corpus")
+def test_issues_are_one_line_for_each_kind():
+    issues = CorpusIssues("/corpus")
     for label in ("fru", "xxx", "fru"):
-        quirks.add("labels left out", label)
+        issues.add("labels left out", label)
     for number in range(30):
-        quirks.add("files", Path(f"/corpus/{number:02d}\n.wav"))
-    assert quirks.lines() == ["30 files: first 00 .wav", "3 labels left out: fru 2, xxx 1"]
-    assert quirks.counts() == {"files": 30, "labels left out": 3}
+        issues.add("files", Path(f"/corpus/{number:02d}\n.wav"))
+    assert issues.lines() == ["30 files: first 00 .wav", "3 labels left out: fru 2, xxx 1"]
+    assert issues.counts() == {"files": 30, "labels left out": 3}
 
 
 def test_compare_counts_notices_rows_that_nobody_expected():
@@ -106,8 +108,8 @@ def test_visible_files_come_in_one_order(tmp_path, monkeypatch):
     for name in ("b/2.wav", "b/1.wav", "a/9.WAV", "b/.DS_Store", "b/._1.wav", "._b", "c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    quirks = Quirks(tmp_path)
-    found = [str(path.relative_to(tmp_path)) for path in visible_files(tmp_path, (".wav",), quirks)]
+    issues = CorpusIssues(tmp_path)
+    found = [str(path.relative_to(tmp_path)) for path in visible_files(tmp_path, (".wav",), issues)]
     assert found == ["a/9.WAV", "b/1.wav", "b/2.wav"]
-    assert sorted(quirks.counts().values()) == [1, 2]
-    assert list(visible_files(tmp_path / "nowhere", (".wav",), quirks)) == []
+    assert sorted(issues.counts().values()) == [1, 2]
+    assert list(visible_files(tmp_path / "nowhere", (".wav",), issues)) == []

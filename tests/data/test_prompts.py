@@ -1,4 +1,4 @@
-"""Labels to indices and sentences."""
+"""Labels to sentences."""
 
 from __future__ import annotations
 
@@ -11,13 +11,6 @@ WORDS = {
     "emotion": {"ang": "angry", "sad": "sad", "neu": "neutral"},
     "gender": {"F": "female", "M": "male"},
 }
-
-
-def test_order_of_words_is_the_order_of_indices():
-    prompts = Prompts(WORDS, {})
-    assert prompts.labels("emotion") == ["ang", "sad", "neu"]
-    assert prompts.encode("emotion", ["neu", "ang", "neu"]).tolist() == [2, 0, 2]
-    assert prompts.classes == {"emotion": ["ang", "sad", "neu"], "gender": ["F", "M"]}
 
 
 def test_sentences_say_the_utterance_label():
@@ -35,7 +28,7 @@ def test_template_may_name_other_attributes():
     assert prompts.fields("emotion") == ["gender", "emotion"]
     labels = {"emotion": ["sad"], "gender": ["F"]}
     assert prompts.sentences("emotion", labels) == ["a female voice, sad"]
-    # At inference the sex is not known: both are said.
+    # At inference the gender is not known: both are said.
     assert prompts.class_sentences("emotion")[1] == ["a female voice, sad", "a male voice, sad"]
 
 
@@ -90,6 +83,21 @@ def test_wrong_prompts_are_explained(words, templates, message):
         Prompts(words, templates)
 
 
-def test_unknown_label_is_named():
-    with pytest.raises(ValueError, match=r"found \['fru'\]. Add a word"):
-        Prompts(WORDS, {}).encode("emotion", ["ang", "fru"])
+def test_other_words_and_sentences_can_be_asked_for():
+    prompts = Prompts(WORDS, {"emotion": ["so {}", "a {gender} voice, {}"]})
+    asked = prompts.asked("emotion", ["bored", "sad"])
+    assert asked.words["emotion"] == {"bored": "bored", "sad": "sad"}
+    assert asked.class_sentences("emotion")[0] == [
+        "so bored", "a female voice, bored", "a male voice, bored"
+    ]  # fmt: skip
+    asked = prompts.asked("emotion", {"b": "bored", "s": "sad"}, ["very {}"])
+    assert asked.class_sentences("emotion") == [["very bored"], ["very sad"]]
+    assert prompts.asked("emotion", None, ["very {}"]).words == prompts.words
+
+
+def test_a_subset_of_the_words_in_the_order_asked_for():
+    prompts = Prompts(WORDS, {"emotion": ["{}"]}, only={"emotion": ["neu", "ang"], "gender": None})
+    assert list(prompts.words["emotion"]) == ["neu", "ang"]
+    assert len(prompts.words["gender"]) == 2
+    with pytest.raises(ValueError, match=r"only\['emotion'\]: no word for \['fru'\]"):
+        Prompts(WORDS, {}, only={"emotion": ["ang", "fru"]})

@@ -68,14 +68,13 @@ def indices_of(batches) -> list[int]:
     lengths=st.lists(st.sampled_from([0.5, 1.0, 1.25, 2.0, 7.5, 30.0]), min_size=1, max_size=200),
     batch_size=st.integers(1, 40),
     pool_batches=st.integers(1, 10),
-    shuffle=st.booleans(),
     seed=st.integers(0, 2**32),
     epoch=st.integers(0, 1000),
 )
 def test_every_utterance_once_and_all_batches_full_but_the_last(
-    lengths, batch_size, pool_batches, shuffle, seed, epoch
+    lengths, batch_size, pool_batches, seed, epoch
 ):
-    sampler = LengthPooledBatchSampler(lengths, batch_size, pool_batches, shuffle, seed)
+    sampler = LengthPooledBatchSampler(lengths, batch_size, pool_batches, seed)
     sampler.set_epoch(epoch)
     batches = list(sampler)
     assert indices_of(batches) == list(range(len(lengths)))
@@ -89,32 +88,6 @@ def test_every_utterance_once_and_all_batches_full_but_the_last(
         assert sizes == [batch_size] * full + [rest] * (rest > 0)
     assert len(sampler) == len(batches)
     assert all(type(index) is int for batch in batches for index in batch)
-
-
-@hypothesis_settings(max_examples=100, deadline=None)
-@given(
-    count=st.integers(1, 200),
-    batch_size=st.integers(1, 40),
-    epoch=st.integers(0, 50),
-)
-def test_drop_last_leaves_only_full_batches(count, batch_size, epoch):
-    if count < batch_size:
-        with pytest.raises(ValueError, match="drop_last"):
-            LengthPooledBatchSampler([1.0] * count, batch_size, drop_last=True)
-        return
-    sampler = LengthPooledBatchSampler([1.0] * count, batch_size, drop_last=True)
-    batches = sampler.batches(epoch)
-    assert [len(batch) for batch in batches] == [batch_size] * (count // batch_size)
-    assert len(sampler) == len(batches)
-    assert max(Counter(indices_of(batches)).values()) == 1
-
-
-def test_drop_last_drops_others_in_other_epochs():
-    sampler = LengthPooledBatchSampler(list(range(1, 102)), 10, drop_last=True)
-    dropped = {(set(range(101)) - set(indices_of(sampler.batches(e)))).pop() for e in range(30)}
-    assert len(dropped) > 10
-    # Neither only long nor only short ones.
-    assert min(dropped) < 30 and max(dropped) > 70
 
 
 def test_short_batch_lies_anywhere_on_the_length_scale():
@@ -179,15 +152,6 @@ def test_batches_come_in_random_order_of_length(durations):
     position = np.arange(len(longest))
     ranks = longest.argsort().argsort()
     assert abs(np.corrcoef(position, ranks)[0, 1]) < 0.3
-
-
-def test_without_shuffle_pools_are_runs_of_the_given_order():
-    lengths = [5.0, 1.0, 4.0, 2.0, 3.0, 9.0, 8.0, 7.0, 6.0]
-    sampler = LengthPooledBatchSampler(lengths, 2, pool_batches=3, shuffle=False)
-    # Five batches in two pools: the first six and the last three utterances.
-    expected = [[1, 3], [4, 2], [0, 5], [8, 7], [6]]
-    assert sampler.batches(1) == expected
-    assert sampler.batches(2) == expected
 
 
 def test_pools_of_one_batch_are_random_batches(durations):
@@ -281,32 +245,19 @@ def simulated_ranks(sampler, num_replicas, shuffle, epoch):
     batch_size=st.integers(1, 33),
     num_replicas=st.integers(2, 5),
     shuffle=st.booleans(),
-    drop_last=st.booleans(),
     epoch=st.integers(0, 20),
 )
-def test_ranks_share_the_epoch_without_overlap(
-    count, batch_size, num_replicas, shuffle, drop_last, epoch
-):
+def test_ranks_share_the_epoch_without_overlap(count, batch_size, num_replicas, shuffle, epoch):
     lengths = np.random.default_rng(count).uniform(1, 9, size=count)
-    options = {"drop_last": drop_last, "num_replicas": num_replicas}
-    step_size = batch_size * num_replicas
-    possible = (
-        count >= 2 * step_size
-        if drop_last
-        # Batches of one cannot be split further.
-        else count >= 2 * num_replicas and (batch_size > 1 or count % num_replicas == 0)
-    )
-    if not possible:
+    # Batches of one cannot be split further.
+    if count < 2 * num_replicas or (batch_size == 1 and count % num_replicas):
         with pytest.raises(ValueError, match="utterances"):
-            LengthPooledBatchSampler(lengths, batch_size, 3, **options)
+            LengthPooledBatchSampler(lengths, batch_size, 3, num_replicas=num_replicas)
         return
-    sampler = LengthPooledBatchSampler(lengths, batch_size, 3, **options)
+    sampler = LengthPooledBatchSampler(lengths, batch_size, 3, num_replicas=num_replicas)
     ranks = simulated_ranks(sampler, num_replicas, shuffle, epoch)
     assert len({len(rank) for rank in ranks}) == 1
-    indices = indices_of(batch for rank in ranks for batch in rank)
-    assert len(set(indices)) == len(indices)
-    kept = count // step_size * step_size if drop_last else count
-    assert len(indices) == kept
+    assert indices_of(batch for rank in ranks for batch in rank) == list(range(count))
     sizes = [len(batch) for rank in ranks for batch in rank]
     assert min(sizes) >= 1 and max(sizes) <= batch_size
     # At most two steps of the processes are short.
@@ -345,12 +296,10 @@ def test_length_sorted_batches(lengths, batch_size, max_batch_seconds):
         with pytest.raises(ValueError, match="both are None"):
             length_sorted_batches(lengths, batch_size, max_batch_seconds)
         return
-    batches, restore = length_sorted_batches(lengths, batch_size, max_batch_seconds)
+    batches = length_sorted_batches(lengths, batch_size, max_batch_seconds)
     assert indices_of(batches) == list(range(len(lengths)))
     in_order = [lengths[index] for batch in batches for index in batch]
     assert in_order == sorted(lengths, reverse=True)
-    assert [in_order[i] for i in restore] == lengths
-    assert torch.equal(torch.tensor(in_order)[restore], torch.tensor(lengths))
     for position, batch in enumerate(batches):
         longest = lengths[batch[0]]
         assert batch_size is None or len(batch) <= batch_size
@@ -368,18 +317,15 @@ def test_length_sorted_batches(lengths, batch_size, max_batch_seconds):
 def test_cap_on_seconds_by_hand():
     lengths = [0.1, 12.0, 4.0, 5.0, 0.1, 0.1]
     # 12 s alone exceeds the cap; 2 x 5 fits exactly; 3 x 0.1 must not fail by a rounding.
-    batches, restore = length_sorted_batches(lengths, None, max_batch_seconds=10.0)
-    assert batches == [[1], [3, 2], [0, 4, 5]]
-    assert restore.tolist() == [3, 0, 2, 1, 4, 5]
-    assert restore.dtype == torch.int64
-    assert length_sorted_batches([0.1] * 3, None, max_batch_seconds=0.3).batches == [[0, 1, 2]]
+    assert length_sorted_batches(lengths, None, 10.0) == [[1], [3, 2], [0, 4, 5]]
+    assert length_sorted_batches([0.1] * 3, None, max_batch_seconds=0.3) == [[0, 1, 2]]
 
 
 def test_length_sorted_batches_drive_a_data_loader(durations):
     data = torch.tensor(durations[:100])
-    batches, restore = length_sorted_batches(data, batch_size=16)
+    batches = length_sorted_batches(data, batch_size=16)
     loader = torch.utils.data.DataLoader(data, batch_sampler=batches)
-    assert torch.equal(torch.cat(list(loader))[restore], data)
+    assert torch.equal(torch.cat(list(loader)), data.sort(descending=True).values)
 
 
 @pytest.mark.parametrize(

@@ -25,40 +25,11 @@ from tests.run_folders import (
     LABELS,
     make_prompts,
     make_run,
-    pretrained_model,
     scratch_model,
     write_tone,
 )
 
 KINDS = ("scratch", "pretrained")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    encoders = tmp_path_factory.mktemp("encoders")
-    models = {"scratch": scratch_model(), "pretrained": pretrained_model(encoders)}
-    shutil.rmtree(encoders)
-    return models
-
-
-@pytest.fixture(scope="module")
-def runs(models, tmp_path_factory):
-    worse = {"scratch": scratch_model(seed=1), "pretrained": None}
-    return {
-        kind: make_run(tmp_path_factory.mktemp("run"), model, worse[kind])
-        for kind, model in models.items()
-    }
-
-
-@pytest.fixture(scope="module")
-def exported(runs, tmp_path_factory):
-    """Exports that have been moved since, with the runs' own folders out of sight."""
-    moved = {}
-    for kind, run in runs.items():
-        folder = export(run, tmp_path_factory.mktemp("first") / "model", license="apache-2.0")
-        moved[kind] = tmp_path_factory.mktemp("moved") / "model"
-        shutil.move(folder, moved[kind])
-    return moved
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,28 +10,18 @@ import soundfile
 import torch
 
 from gemoclap_sb.data.audio import AudioError
-from gemoclap_sb.inference.bulk import embed_stream
-from gemoclap_sb.inference.classifier import Classification, GEmoCLAPClassifier
-from tests.run_folders import (
-    LABELS,
-    RATE,
-    export_models,
-    make_models,
-    write_tone,
-    write_tones,
+from gemoclap_sb.inference.bulk import (
+    BulkOptions,
+    embed_batch,
+    embed_files,
+    make_batches,
+    read_recording,
 )
+from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+from gemoclap_sb.inference.results import Classification
+from tests.run_folders import LABELS, RATE, write_tone
 
 KINDS = ("scratch", "pretrained")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("encoders"))
-
-
-@pytest.fixture(scope="module")
-def exported(models, tmp_path_factory):
-    return export_models(tmp_path_factory.mktemp("exported"), models)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +35,14 @@ def classifier(exported):
     return GEmoCLAPClassifier.from_pretrained(exported["scratch"], device="cpu")
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_tones(tmp_path_factory.mktemp("audio"))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [
     {}, {"batch_size": 1}, {"batch_size": 4, "workers": 1}, {"window": 3, "workers": 3},
 ])  # fmt: skip
-def test_classify_files_in_order(classifiers, files, kind, options):
-    rows = list(classifiers[kind].classify_files(map(str, files), progress=False, **options))
-    assert [row.path for row in rows] == [str(path) for path in files]
-    for row, path in zip(rows, files, strict=True):
+def test_classify_files_in_order(classifiers, tones, kind, options):
+    rows = list(classifiers[kind].classify_files(map(str, tones), progress=False, **options))
+    assert [row.path for row in rows] == [str(path) for path in tones]
+    for row, path in zip(rows, tones, strict=True):
         out_prob, score, _, label = classifiers[kind].classify_file(path)
         assert row.label == label[0]
         assert row.score == pytest.approx(score.exp().item(), abs=1e-4)
@@ -66,7 +52,7 @@ def test_classify_files_in_order(classifiers, files, kind, options):
         )
 
 
-def test_bad_files_are_rows_and_the_rest_go_on(classifier, files, tmp_path):
+def test_bad_files_are_rows_and_the_rest_go_on(classifier, tones, tmp_path):
     text = tmp_path / "text.wav"
     text.write_text("no audio")
     empty = tmp_path / "empty.wav"
@@ -77,7 +63,7 @@ def test_bad_files_are_rows_and_the_rest_go_on(classifier, files, tmp_path):
     write_tone(cut, 2.0)
     cut.write_bytes(cut.read_bytes()[:3000])
     bad = [text, empty, nan, cut, tmp_path / "missing.wav", tmp_path]
-    paths = [files[0], *bad[:3], files[1], *bad[3:], files[2]]
+    paths = [tones[0], *bad[:3], tones[1], *bad[3:], tones[2]]
     rows = list(classifier.classify_files(paths, window=4, progress=False))
     assert [row.path for row in rows] == [str(path) for path in paths]
     for path, row in zip(paths, rows, strict=True):
@@ -96,36 +82,36 @@ def test_nothing_and_nothing_but_errors(classifier):
     assert all(row.error for row in rows)
 
 
-def test_results_come_as_they_are_ready(classifier, files):
-    """From an endless stream of files the first results come, and little is read ahead."""
+def test_results_come_as_they_are_ready(classifier, tones):
+    """From an endless stream of tones the first results come, and little is read ahead."""
     taken = []
 
     def endless():
         while True:
-            taken.append(files[len(taken) % 3])
+            taken.append(tones[len(taken) % 3])
             yield taken[-1]
 
     rows = classifier.classify_files(endless(), window=4, workers=1, progress=False)
     first = [next(rows) for _ in range(6)]
-    assert [row.path for row in first] == [str(files[i % 3]) for i in range(6)]
+    assert [row.path for row in first] == [str(tones[i % 3]) for i in range(6)]
     assert len(taken) <= 6 + 3 * 4
     rows.close()
 
 
-def test_leaving_early_leaves_no_threads(classifier, files):
+def test_leaving_early_leaves_no_threads(classifier, tones):
     before = threading.active_count()
-    rows = classifier.classify_files(files * 5, progress=False)
+    rows = classifier.classify_files(tones * 5, progress=False)
     next(rows)
     rows.close()
     del rows
     assert threading.active_count() == before
 
 
-def test_threads_of_the_caller_are_left_alone(classifier, files):
+def test_threads_of_the_caller_are_left_alone(classifier, tones):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        rows = classifier.classify_files(files, workers=3, progress=False)
+        rows = classifier.classify_files(tones, workers=3, progress=False)
         next(rows)
         assert torch.get_num_threads() == 3
         list(rows)
@@ -139,13 +125,13 @@ def test_threads_of_the_caller_are_left_alone(classifier, files):
         torch.set_num_threads(before)
 
 
-def test_an_error_that_is_no_bad_file_is_raised(classifier, files, monkeypatch):
+def test_an_error_that_is_no_bad_file_is_raised(classifier, tones, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(classifier.mods.embedding_model.audio_encoder, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(classifier.classify_files(files, progress=False))
+        list(classifier.classify_files(tones, progress=False))
 
 
 @pytest.mark.parametrize(
@@ -157,57 +143,104 @@ def test_an_error_that_is_no_bad_file_is_raised(classifier, files, monkeypatch):
         ({"workers": 0}, "workers: expected 1 or more"),
     ],
 )
-def test_options_are_checked_at_the_call(classifier, files, options, message):
+def test_options_are_checked_at_the_call(classifier, tones, options, message):
     with pytest.raises(ValueError, match=message):
-        classifier.classify_files(files, **options)
+        classifier.classify_files(tones, **options)
 
 
-def test_one_path_is_no_list_of_paths(classifier, files):
+def test_one_path_is_no_list_of_paths(classifier, tones):
     with pytest.raises(ValueError, match="Put it in a list"):
-        classifier.classify_files(str(files[0]))
+        classifier.classify_files(str(tones[0]))
 
 
-def test_batches_are_bounded_by_their_seconds(classifier, files, monkeypatch):
+def test_batches_are_bounded_by_their_seconds(classifier, tones, monkeypatch):
     tower, shapes = classifier.mods.embedding_model, []
     forward = tower.forward
     monkeypatch.setattr(tower, "forward", lambda w, n: shapes.append(w.shape) or forward(w, n))
     monkeypatch.setattr("gemoclap_sb.inference.bulk.CPU_BATCH_SECONDS", 3.0)
-    list(embed_stream(tower, files * 4, "cpu", progress=False))
-    assert sum(shape[0] for shape in shapes) == 4 * len(files)
+    list(embed_files(tower, tones * 4, "cpu", BulkOptions(progress=False)))
+    assert sum(shape[0] for shape in shapes) == 4 * len(tones)
     assert max(shape[0] * shape[1] for shape in shapes) <= 3 * RATE
     assert max(shape[0] for shape in shapes) > 4
 
 
-def test_embed_files(classifier, files):
-    found = classifier.embed_files(files, progress=False)
-    assert found.shape == (len(files), 24)
-    for vector, path in zip(found, files, strict=True):
+def test_steps_can_be_called_by_another_engine(classifier, models, tones, tmp_path):
+    """Reading, batching and embedding apart give what the threads give."""
+    long = write_tone(tmp_path / "long.wav", 100)
+    paths = [*tones, tmp_path / "none.wav", long]
+    tower = classifier.mods.embedding_model
+    recordings = [read_recording(path, tower.sample_rate, tower.longest) for path in paths]
+    batches = make_batches(recordings, tower.sample_rate, batch_size=4)
+    assert sorted(i for batch in batches for i in batch) == [*range(10), 11]
+    assert [11] in batches and max(map(len, batches)) == 4
+    for batch in batches:
+        rows = embed_batch(tower, [recordings[i] for i in batch], "cpu")
+        for i, row in zip(batch, rows, strict=True):
+            assert row.path == str(paths[i])
+            wav = classifier.load_audio(paths[i])[None]
+            expected = tower(wav, torch.ones(1))[0, 0]
+            torch.testing.assert_close(row.embedding, expected, rtol=0, atol=1e-4)
+
+
+def test_every_file_is_opened_once(classifier, tones, tmp_path, monkeypatch):
+    long = write_tone(tmp_path / "long.wav", 100)
+    opened, original = Counter(), soundfile.SoundFile
+    monkeypatch.setattr(
+        soundfile,
+        "SoundFile",
+        lambda path, *a, **k: opened.update([path]) or original(path, *a, **k),
+    )
+    list(classifier.classify_files([*tones, long], progress=False))
+    classifier.classify_file(tones[0])
+    assert opened == Counter([str(p) for p in (*tones, long, tones[0])])
+
+
+def test_windows_end_where_memory_would_grow(classifier, tones, monkeypatch):
+    """Of ten recordings of 9 s in all, at most three seconds and one file are held together."""
+    monkeypatch.setattr("gemoclap_sb.inference.bulk.WINDOW_SECONDS", 3.0)
+    held, original = [], make_batches
+    monkeypatch.setattr(
+        "gemoclap_sb.inference.bulk.make_batches",
+        lambda recordings, *a: (
+            held.append([len(r.wav) for r in recordings]) or original(recordings, *a)
+        ),
+    )
+    rows = list(classifier.classify_files(tones, progress=False))
+    assert [row.path for row in rows] == [str(path) for path in tones]
+    assert len(held) > 2
+    assert all(sum(of[:-1]) <= 3 * RATE for of in held)
+
+
+def test_embed_files(classifier, tones):
+    found = classifier.embed_files(tones, progress=False)
+    assert found.shape == (len(tones), 24)
+    for vector, path in zip(found, tones, strict=True):
         expected = classifier.encode_batch(classifier.load_audio(path))[0, 0]
         torch.testing.assert_close(vector, expected, rtol=0, atol=1e-4)
     assert classifier.embed_files([]).shape == (0, 24)
     with pytest.raises(AudioError, match="none.wav is missing"):
-        classifier.embed_files([files[0], "none.wav"], progress=False)
+        classifier.embed_files([tones[0], "none.wav"], progress=False)
 
 
-def test_retrieve(classifier, files, caplog):
+def test_retrieve(classifier, tones, caplog):
     text = "this person sounds sad"
-    vectors = classifier.embed_files(files, progress=False).numpy()
+    vectors = classifier.embed_files(tones, progress=False).numpy()
     cosines = vectors @ classifier.encode_text([text])[0].numpy()
     order = np.argsort(-cosines)
     with caplog.at_level(logging.WARNING):
-        found = classifier.retrieve(text, [*files, "none.wav"], top_k=3, progress=False)
-    assert [match.path for match in found] == [str(files[i]) for i in order[:3]]
+        found = classifier.retrieve(text, [*tones, "none.wav"], top_k=3, progress=False)
+    assert [match.path for match in found] == [str(tones[i]) for i in order[:3]]
     assert [m.similarity for m in found] == pytest.approx(cosines[order[:3]], abs=1e-5)
     assert "none.wav is missing" in caplog.text
-    assert len(classifier.retrieve(text, files, top_k=99, progress=False)) == len(files)
+    assert len(classifier.retrieve(text, tones, top_k=99, progress=False)) == len(tones)
     with pytest.raises(ValueError, match="top_k: expected 1 or more, found 0"):
-        classifier.retrieve(text, files, top_k=0)
+        classifier.retrieve(text, tones, top_k=0)
 
 
-def test_timeline_follows_the_windows(classifier, files):
+def test_timeline_follows_the_windows(classifier, tones):
     labels = ["bored", "afraid"]
-    found = classifier.timeline(files[1], window=1.0, hop=0.5, labels=labels, progress=False)
-    wav = classifier.load_audio(files[1])
+    found = classifier.timeline(tones[1], window=1.0, hop=0.5, labels=labels, progress=False)
+    wav = classifier.load_audio(tones[1])
     assert found.starts.tolist() == [0.0, 0.5, 1.0]
     for start, row in zip(found.starts, found.probabilities, strict=True):
         part = wav[int(start * RATE) : int((start + 1) * RATE)]

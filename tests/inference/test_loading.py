@@ -13,29 +13,9 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
 from gemoclap_sb.models.building import ConfigurationError
 from gemoclap_sb.models.weights import WeightsError
-from tests.run_folders import (
-    LABELS,
-    export_models,
-    make_models,
-    write_tones,
-)
+from tests.run_folders import LABELS
 
 KEY = "text_projection.layers.0.weight"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("encoders"))
-
-
-@pytest.fixture(scope="module")
-def exported(models, tmp_path_factory):
-    return export_models(tmp_path_factory.mktemp("exported"), models)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_tones(tmp_path_factory.mktemp("audio"))
 
 
 @pytest.fixture
@@ -53,12 +33,12 @@ class Evil:
         return os.mkdir, ("ran",)
 
 
-def test_yaml_is_not_read(hostile, files):
+def test_yaml_is_not_read(hostile, tones):
     evil = "x: !apply:os.mkdir [ran]\ny: !!python/object/apply:os.mkdir [ran]\n"
     (hostile / "hyperparams.yaml").write_text(evil)
     (hostile / "custom.py").write_text("import os; os.mkdir('ran')")
     classifier = GEmoCLAPClassifier.from_pretrained(hostile)
-    assert classifier.classify_file(files[0], labels=["bored", "afraid"])[0].shape == (1, 2)
+    assert classifier.classify_file(tones[0], labels=["bored", "afraid"])[0].shape == (1, 2)
 
 
 @pytest.mark.parametrize("as_torch", [False, True])
@@ -152,7 +132,7 @@ def test_sizes_that_would_fill_the_memory(hostile):
         hostile,
         lambda c: c["model"]["text_encoder"]["config"]["model"].update(vocab_size=10**12),
     )
-    with pytest.raises(WeightsError, match=r"expected torch.float32 \[1000000000000, 32\]"):
+    with pytest.raises(WeightsError, match="asks for a size of 1,000,000,000,000, more than"):
         GEmoCLAPClassifier.from_pretrained(hostile)
 
 
@@ -174,8 +154,8 @@ def test_missing_files_are_named(hostile, name):
         GEmoCLAPClassifier.from_pretrained(hostile)
 
 
-def test_a_run_is_no_export(exported):
-    run = exported["scratch"].with_name("scratch_run")
+def test_a_run_is_no_export(runs):
+    run = runs["scratch"]
     with pytest.raises(WeightsError, match="Export the run"):
         GEmoCLAPClassifier.from_pretrained(run)
 

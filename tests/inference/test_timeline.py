@@ -1,4 +1,4 @@
-"""Long recordings: blocks against the whole file, windows against their definition."""
+"""Long recordings: windows against their definition."""
 
 from __future__ import annotations
 
@@ -11,92 +11,29 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemoclap_sb.data.audio import AudioError, read_audio
-from gemoclap_sb.data.audio_blocks import audio_blocks
-from gemoclap_sb.export.folder import export
 from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-from gemoclap_sb.inference.timeline import Timeline, _windows, draw_timeline, timeline
+from gemoclap_sb.inference.timeline import Timeline, draw_timeline, window_edges
 from tests.conftest import ROOT
-from tests.run_folders import LABELS, RATE, make_run, write_tone
-from tests.telling_models import telling_model
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("timeline")
-    return export(make_run(folder / "run", telling_model()), folder / "exported")
+from tests.run_folders import LABELS, RATE, write_tone
 
 
 @pytest.fixture(scope="module")
 def classifier(exported):
-    return GEmoCLAPClassifier.from_pretrained(exported, device="cpu")
-
-
-@pytest.mark.parametrize("block_seconds", [0.003, 0.37, 100.0])
-@pytest.mark.parametrize(
-    ("rate", "frames", "channels"),
-    [(16000, 20011, 2), (8000, 9001, 1), (11025, 15013, 2), (44100, 50001, 1), (48000, 60002, 2)],
-)
-def test_blocks_are_the_whole_file(tmp_path, rate, frames, channels, block_seconds):
-    path = tmp_path / "noise.wav"
-    noise = np.random.default_rng(rate).uniform(-0.9, 0.9, (frames, channels))
-    soundfile.write(path, noise, rate, subtype="FLOAT")
-    blocks = list(audio_blocks(path, RATE, block_seconds))
-    expected = read_audio(path, RATE)
-    torch.testing.assert_close(torch.cat(blocks), expected, rtol=0, atol=1e-5)
-    assert all(len(block) for block in blocks)
-    if block_seconds == 0.37:
-        assert len(blocks) > 2
-
-
-def test_resampled_blocks_neither_click_nor_drift(tmp_path):
-    pitch, seconds = 997.0, 30
-    path = tmp_path / "sine.wav"
-    soundfile.write(
-        path, 0.5 * np.sin(2 * np.pi * pitch * np.arange(44100 * seconds) / 44100), 44100, "FLOAT"
-    )
-    wav = torch.cat(list(audio_blocks(path, RATE, 1.0))).numpy()
-    assert len(wav) == RATE * seconds
-    expected = 0.5 * np.sin(2 * np.pi * pitch * np.arange(len(wav)) / RATE)
-    # The filter's own ripple; a lost sample would be an error of 0.2.
-    assert np.abs(wav - expected)[100:-100].max() < 2e-3
-
-
-def test_unusable_audio_is_named_with_its_place(tmp_path):
-    wav = np.zeros(3 * RATE, np.float32)
-    wav[2 * RATE + 5] = np.nan
-    path = tmp_path / "nan.wav"
-    soundfile.write(path, wav, RATE, "FLOAT")
-    blocks = audio_blocks(path, RATE, 1.0)
-    assert len(next(blocks)) == RATE
-    with pytest.raises(AudioError, match=r"nan\.wav has NaN.*between 2\.0 s and 3\.0 s"):
-        list(blocks)
-    with pytest.raises(AudioError, match="none.wav is missing"):
-        audio_blocks(tmp_path / "none.wav")
-    flac = write_tone(tmp_path / "cut.flac", 3.0)
-    flac.write_bytes(flac.read_bytes()[:-9000] + b"\xff" * 9000)
-    with pytest.raises(AudioError, match=r"cut\.flac is unreadable"):
-        list(audio_blocks(flac))
-    with pytest.raises(ValueError, match="positive block"):
-        audio_blocks(path, RATE, 0.0)
+    return GEmoCLAPClassifier.from_pretrained(exported["scratch"], device="cpu")
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
-    length=st.integers(1, 50),
-    step=st.integers(1, 60),
-)
-def test_windows_are_as_defined(sizes, length, step):
-    signal = torch.arange(sum(sizes))
-    found = [(start, w.tolist()) for start, w in _windows(signal.split(sizes), length, step)]
-    whole = [s for s in range(0, len(signal), step) if s + length <= len(signal)]
+@given(st.integers(1, 240), st.integers(1, 50), st.integers(1, 60))
+def test_windows_are_as_defined(count, length, step):
+    signal = list(range(count))
+    found = [(start, signal[start:stop]) for start, stop in window_edges(count, length, step)]
+    whole = [s for s in range(0, count, step) if s + length <= count]
     expected = [(start, list(range(start, start + length))) for start in whole]
-    rest = list(range(whole[-1] + step if whole else 0, len(signal)))
+    rest = list(range(whole[-1] + step if whole else 0, count))
     heard = {sample for _, window in expected for sample in window}
     if set(rest) - heard and (not whole or len(rest) >= length / 2):
         expected.append((rest[0], rest))
@@ -111,7 +48,7 @@ def test_each_window_is_classified_as_a_recording_of_its_own(classifier, tmp_pat
         parts.append(soundfile.read(tone)[0])
     path = tmp_path / "long.wav"
     soundfile.write(path, np.concatenate(parts), 22050)
-    found = timeline(classifier, path, window, hop, progress=False)
+    found = classifier.timeline(path, window, hop, progress=False)
     wav = read_audio(path, RATE)
     assert found.labels == LABELS
     assert found.probabilities.shape == (len(found.times), 4)
@@ -138,20 +75,20 @@ def test_each_window_is_classified_as_a_recording_of_its_own(classifier, tmp_pat
 )
 def test_last_window_holds_what_is_left(classifier, tmp_path, seconds, ends):
     path = write_tone(tmp_path / "short.wav", seconds)
-    assert timeline(classifier, path).ends.tolist() == pytest.approx(ends)
+    assert classifier.timeline(path).ends.tolist() == pytest.approx(ends)
 
 
 def test_less_than_half_a_window_is_left_out(classifier, tmp_path):
-    found = timeline(classifier, write_tone(tmp_path / "a.wav", 4.9), window=2.0, hop=2.0)
+    found = classifier.timeline(write_tone(tmp_path / "a.wav", 4.9), window=2.0, hop=2.0)
     assert found.ends.tolist() == [2.0, 4.0]
-    found = timeline(classifier, write_tone(tmp_path / "b.wav", 5.0), window=2.0, hop=2.0)
+    found = classifier.timeline(write_tone(tmp_path / "b.wav", 5.0), window=2.0, hop=2.0)
     assert found.ends.tolist() == [2.0, 4.0, 5.0]
 
 
 def test_silence_gets_finite_probabilities(classifier, tmp_path):
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(5 * RATE), RATE)
-    found = timeline(classifier, path)
+    found = classifier.timeline(path)
     assert np.isfinite(found.probabilities).all()
     np.testing.assert_allclose(found.probabilities, found.probabilities[[0] * 7], atol=1e-5)
 
@@ -159,14 +96,14 @@ def test_silence_gets_finite_probabilities(classifier, tmp_path):
 def test_words_of_ones_own(classifier, tmp_path):
     path = write_tone(tmp_path / "a.wav", 2.0)
     options = {"labels": {"b": "bored", "a": "afraid"}, "templates": ["so {}"]}
-    found = timeline(classifier, path, **options)
+    found = classifier.timeline(path, **options)
     assert found.labels == ["b", "a"]
     expected = classifier.classify_file(path, **options)[0].exp()
     np.testing.assert_allclose(found.probabilities, expected.numpy(), atol=1e-4)
 
 
 def test_rows_are_plain_data(classifier, tmp_path):
-    found = timeline(classifier, write_tone(tmp_path / "a.wav", 2.6))
+    found = classifier.timeline(write_tone(tmp_path / "a.wav", 2.6))
     copy = json.loads(json.dumps(found.to_dict()))
     assert (copy["window"], copy["hop"], copy["labels"]) == (2.0, 0.5, LABELS)
     assert [row["start"] for row in copy["windows"]] == [0.0, 0.5, 1.0]
@@ -180,12 +117,12 @@ def test_rows_are_plain_data(classifier, tmp_path):
 @pytest.mark.parametrize("options", [{"window": 0.0}, {"hop": -1.0}, {"hop": float("nan")}])
 def test_wrong_seconds_are_named(classifier, tmp_path, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: expected a positive number"):
-        timeline(classifier, tmp_path / "none.wav", **options)
+        classifier.timeline(tmp_path / "none.wav", **options)
 
 
 def test_missing_file_is_named(classifier, tmp_path):
     with pytest.raises(AudioError, match="none.wav is missing"):
-        timeline(classifier, tmp_path / "none.wav")
+        classifier.timeline(tmp_path / "none.wav")
 
 
 _MEMORY = """
@@ -193,16 +130,15 @@ import resource, sys
 import torch
 torch.set_num_threads(1)
 from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-from gemoclap_sb.inference.timeline import timeline
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 model, short, long = sys.argv[1:]
 classifier = GEmoCLAPClassifier.from_pretrained(model, device="cpu")
-timeline(classifier, short, hop=1.0)
+classifier.timeline(short, hop=1.0)
 before = peak()
-count = len(timeline(classifier, long, hop=20.0).times)
+count = len(classifier.timeline(long, hop=20.0).times)
 print(count, peak() - before)
 """
 
@@ -216,7 +152,7 @@ def test_memory_does_not_grow_with_the_recording(exported, tmp_path):
             for _ in range(minutes):
                 file.write(minute)
     printed = subprocess.run(
-        [sys.executable, "-c", _MEMORY, exported, *paths],
+        [sys.executable, "-c", _MEMORY, exported["scratch"], *paths],
         capture_output=True,
         text=True,
         check=True,

@@ -208,7 +208,7 @@ def test_half_precision_logits_are_compared_in_float32():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": {}}, "at least one"),
+        ({"weights": {}}, "or more with a sum of 1, found 0"),
         ({"weights": {"emotion": 0.8, "gender": 0.1}}, "sum of 1, found 0.9"),
         ({"weights": {"emotion": 1.2, "gender": -0.2}}, r"weights\['emotion'\]: expected a number"),
         ({"weights": {"emotion": 1.0}, "similarity": "dot"}, "similarity: expected one of"),

@@ -205,7 +205,7 @@ def test_valid_session_and_fraction(small_release, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"fold": 0}, "fold must be one of 1 to 5, found 0"),
+        ({"fold": 0}, "fold must be one of 1, 2, 3, 4, 5, found 0"),
         ({"fold": 6}, "found 6"),
         ({"fold": 1, "validation": "none"}, "'none'"),
         ({"fold": 1, "valid_session": 2}, "valid_session=2"),
@@ -264,15 +264,15 @@ def test_second_time_is_skipped_until_something_differs(small_release, tmp_path)
     assert (out / "valid.csv").exists()
 
 
-def quirks_of(folder):
-    return json.loads((folder / "prepare.json").read_text())["quirks"]
+def issues_of(folder):
+    return json.loads((folder / "prepare.json").read_text())["issues"]
 
 
 def add_line(path, line):
     path.write_bytes(path.read_bytes() + line + b"\n")
 
 
-def test_quirks_are_counted_and_stop_nothing(small_release, tmp_path, caplog):
+def test_issues_are_counted_and_stop_nothing(small_release, tmp_path, caplog):
     caplog.set_level("INFO")
     session = small_release / "Session1"
     evaluation = session / "dialog" / "EmoEvaluation"
@@ -333,10 +333,10 @@ def test_quirks_are_counted_and_stop_nothing(small_release, tmp_path, caplog):
         "not UTF-8": 2,
         "without a transcript": 1,
     }
-    quirks = quirks_of(tmp_path / "out")
-    assert len(quirks) == len(expected)
+    issues = issues_of(tmp_path / "out")
+    assert len(issues) == len(expected)
     for words, number in expected.items():
-        assert [count for kind, count in quirks.items() if words in kind] == [number], words
+        assert [count for kind, count in issues.items() if words in kind] == [number], words
         told = [r.getMessage() for r in caplog.records if words in r.getMessage()]
         assert len(told) == 1, words
         assert "\n" not in told[0]
@@ -350,7 +350,7 @@ def test_missing_folders_are_counted(small_release, tmp_path):
     shutil.rmtree(small_release / "Session4")
     result = prepare_iemocap(small_release, tmp_path / "out", fold=5)
     assert Counter(whole(result)["session"]) == {"1": 24, "5": 24}
-    assert quirks_of(tmp_path / "out") == {
+    assert issues_of(tmp_path / "out") == {
         "sessions without a label folder": 1,
         "sessions without a transcription folder": 1,
         "sessions without a wav folder": 1,
@@ -413,7 +413,7 @@ def test_real_speech_in_the_layout_of_the_release(real_speech_release, tmp_path,
     assert set(parts["valid"]["emotion"]) == {"ang", "hap", "neu", "sad"}
     assert len(set(parts["valid"]["spk_id"])) == 8
     assert len(warnings_of(caplog)) == 1
-    assert quirks_of(tmp_path) == {
+    assert issues_of(tmp_path) == {
         "AppleDouble files (._*), ignored": 40,
         "files in sub-folders beside the label files, not read": 15,
         "utterances with labels outside the four classes, left out": 320,

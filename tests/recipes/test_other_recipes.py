@@ -17,11 +17,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.nnet.losses import nll_loss
 
 from gemoclap_sb.objectives import label_matrix
-from tests.run_folders import (
-    export_models,
-    make_models,
-    write_tone,
-)
+from tests.run_folders import write_tone
 from tests.small_models import save_small_ssl
 
 EMOTION = """
@@ -192,16 +188,9 @@ def test_both_lobes_say_the_same_of_one_utterance(encoder, tmp_path):
     torch.testing.assert_close(frames[1], frames[0], rtol=0, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    models = make_models(tmp_path_factory.mktemp("encoders"))
-    return models, export_models(tmp_path_factory.mktemp("exported"), models)
-
-
 @pytest.mark.parametrize("kind", ["scratch", "pretrained"])
-def test_exported_encoder_as_frozen_embedding_model(exported, dataset, kind):
-    models, folders = exported
-    hparams = load_hyperpyyaml(SPEAKER.format(folder=folders[kind]))
+def test_exported_encoder_as_frozen_embedding_model(exported, models, dataset, kind):
+    hparams = load_hyperpyyaml(SPEAKER.format(folder=exported[kind]))
     hparams["pretrainer"].collect_files()
     hparams["pretrainer"].load_collected()
     state = {k: v.clone() for k, v in hparams["embedding_model"].state_dict().items()}
@@ -220,7 +209,7 @@ def test_exported_encoder_as_frozen_embedding_model(exported, dataset, kind):
 
 
 def test_exported_encoder_can_also_be_trained_on(exported, dataset):
-    text = SPEAKER.format(folder=exported[1]["scratch"]).replace("freeze: True", "freeze: False")
+    text = SPEAKER.format(folder=exported["scratch"]).replace("freeze: True", "freeze: False")
     hparams = load_hyperpyyaml(text)
     hparams["pretrainer"].collect_files()
     hparams["pretrainer"].load_collected()

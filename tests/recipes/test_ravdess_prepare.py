@@ -57,7 +57,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def two_folds(corpus, tmp_path):
-    """Actors 1, 4, 9, 22 (fold 5) and 3, 6, 7, 13, 18 (fold 2), to add quirks to."""
+    """Actors 1, 4, 9, 22 (fold 5) and 3, 6, 7, 13, 18 (fold 2), to add issues to."""
     for actor in (1, 4, 9, 22, 3, 6, 7, 13, 18):
         name = f"Actor_{actor:02d}"
         shutil.copytree(corpus / name, tmp_path / "RAVDESS" / name)
@@ -157,7 +157,7 @@ def test_classes(corpus, tmp_path, caplog, options, counts):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"fold": 0}, "fold must be one of 1 to 5"),
+        ({"fold": 0}, "fold must be one of 1, 2, 3, 4, 5"),
         ({"fold": 1, "classes": ["neu", "happy"]}, "'happy'"),
         ({"fold": 1, "classes": ["neu", "cal"], "merge_calm": True}, "cal is merged into neu"),
         ({"fold": 1, "classes": ["neu"]}, "at least two"),
@@ -201,7 +201,7 @@ def test_seed_moves_the_held_out_speakers(corpus, tmp_path):
     assert len(drawn) > 1
 
 
-def test_quirks_are_counted_and_stop_nothing(two_folds, tmp_path, caplog):
+def test_issues_are_counted_and_stop_nothing(two_folds, tmp_path, caplog):
     caplog.set_level("INFO")
     # The copy on Kaggle has every actor a second time, one folder deeper.
     shutil.copytree(two_folds / "Actor_01", two_folds / "audio_speech_actors_01-24" / "Actor_01")
@@ -219,15 +219,15 @@ def test_quirks_are_counted_and_stop_nothing(two_folds, tmp_path, caplog):
     assert len(frame) == 538
     assert frame["ID"].is_unique
     assert not frame["wav"].str.contains("audio_speech").any()
-    quirks = json.loads((tmp_path / "out" / "prepare.json").read_text())["quirks"]
-    assert quirks == {
+    issues = json.loads((tmp_path / "out" / "prepare.json").read_text())["issues"]
+    assert issues == {
         "AppleDouble files (._*), ignored": 1,
         "audio files with other names than RAVDESS has, left out": 2,
         "files of the same name as another, counted once": 60,
         "files that are unreadable or zero-length, left out": 1,
         "songs or sound tracks of videos, left out": 1,
     }
-    for kind in quirks:
+    for kind in issues:
         assert len([r for r in caplog.records if kind in r.getMessage()]) == 1
     (warning,) = warnings_of(caplog)
     assert "expected 1440" in warning

@@ -18,8 +18,8 @@ import pytest
 import soundfile
 import torch
 
-import gemoclap_sb.training.brain
 import gemoclap_sb.training.experiment
+import gemoclap_sb.training.gemoclap_brain
 from gemoclap_sb.evaluation.metrics import classification_metrics
 from gemoclap_sb.training.experiment import main
 
@@ -115,7 +115,9 @@ def test_curves_show_every_epoch(small_manifests, tmp_path, monkeypatch):
         lambda history, path: drawn.append([r["epoch"] for r in history]) or real(history, path),
     )
     monkeypatch.setattr(
-        gemoclap_sb.training.brain, "classification_metrics", falling(classification_metrics)
+        gemoclap_sb.training.gemoclap_brain,
+        "classification_metrics",
+        falling(classification_metrics),
     )
     assert main(None, arguments(small_manifests, tmp_path / "run", number_of_epochs=3)) == 0
     result = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -180,6 +182,71 @@ def test_other_settings_in_the_same_folder_are_refused(finished, small_manifests
     message = capsys.readouterr().err
     assert "alpha_e (was 0.9, now 0.5)" in message
     assert "Give another --output_folder" in message
+
+
+def test_run_begun_before_classes_moved_resumes(small_manifests, tmp_path):
+    """Settings recorded with other module paths, and without the keys that came later."""
+    folder = tmp_path / "run"
+    given = arguments(small_manifests, folder, number_of_epochs=1)
+    assert main(None, given) == 0
+    settings = json.loads((folder / "settings.json").read_text())
+    for key in ("lr_audio", "lr_text"):
+        del settings[key]
+    text = json.dumps(settings)
+    for now, then in (
+        ("gemoclap_sb.objectives.SoftLabelObjective", "gemoclap_sb.losses.old.SoftLabelObjective"),
+        ("gemoclap_sb.data.prompts.Prompts", "gemoclap_sb.prompts.Prompts"),
+        ("gemoclap_sb.training.checkpoints.History", "gemoclap_sb.checkpoints.History"),
+    ):
+        assert now in text
+        text = text.replace(now, then)
+    (folder / "settings.json").write_text(text)
+    before = (folder / "metrics.json").read_bytes()
+    assert main(None, given) == 0
+    assert (folder / "metrics.json").read_bytes() == before
+
+
+def test_pretrainer_links_one_stage_to_the_next(finished, small_manifests, tmp_path):
+    """A run of no epochs that starts from another's best checkpoint has its result."""
+    folder, _ = finished
+    best = max(
+        (folder / "save").glob("CKPT*"),
+        key=lambda path: float(path.joinpath("CKPT.yaml").read_text().split("uar: ")[1].split()[0]),
+    )
+    yaml = (
+        (ROOT / "hparams/demo.yaml").read_text()
+        + f"""
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        clap: !ref <clap>
+    paths:
+        clap: {best}/clap.ckpt
+"""
+    )
+    (tmp_path / "second.yaml").write_text(yaml)
+    command = arguments(small_manifests, tmp_path / "run", number_of_epochs=0)
+    command[0] = str(tmp_path / "second.yaml")
+    assert main(None, command) == 0
+    results = [json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path / "run")]
+    assert results[0]["confusion"] == results[1]["confusion"]
+
+
+def test_pretrainer_without_its_file_is_explained(small_manifests, tmp_path, capsys):
+    yaml = (
+        (ROOT / "hparams/demo.yaml").read_text()
+        + """
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        clap: !ref <clap>
+    paths:
+        clap: none/at/all/clap.ckpt
+"""
+    )
+    (tmp_path / "second.yaml").write_text(yaml)
+    command = arguments(small_manifests, tmp_path / "run")
+    command[0] = str(tmp_path / "second.yaml")
+    assert main(None, command) == 2
+    assert "second.yaml: pretrainer: " in capsys.readouterr().err
 
 
 def test_two_processes_train_together(small_manifests, tmp_path):

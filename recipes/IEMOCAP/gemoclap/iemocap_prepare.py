@@ -24,14 +24,11 @@ from typing import Any
 from gemoclap_sb.data.audio import AudioError, audio_info
 from gemoclap_sb.data.manifests import clean_text
 from gemoclap_sb.data.preparation import (
-    Quirks,
-    compare_counts,
+    CorpusIssues,
     decode_text,
-    finished_preparation,
+    prepare_fold,
     visible_files,
-    write_preparation,
 )
-from gemoclap_sb.data.splits import split_fold
 
 CLASS_OF_LABEL = {"ang": "ang", "hap": "hap", "exc": "hap", "neu": "neu", "sad": "sad"}
 EXPECTED = {
@@ -99,8 +96,7 @@ def prepare_iemocap(
     Returns
     -------
     dict
-        ``train_csv``, ``valid_csv``, ``test_csv``, ``data_root`` (str) and
-        ``notes`` (list of str: what a report of the results must say).
+        See `gemoclap_sb.data.preparation.write_preparation`.
 
     Raises
     ------
@@ -110,14 +106,9 @@ def prepare_iemocap(
         If the arguments do not fit each other or the folder, or no utterance of
         the four classes is found.
     """
-    if fold not in FOLDS:
-        raise ValueError(f"fold must be one of 1 to 5, found {fold!r}.")
-    if validation not in VALIDATIONS:
-        raise ValueError(f"validation must be one of {VALIDATIONS}, found {validation!r}.")
-    root = Path(os.path.abspath(data_folder))
     arguments = {
         "corpus": "IEMOCAP",
-        "data_folder": str(root),
+        "data_folder": data_folder,
         "fold": fold,
         "validation": validation,
         "valid_fraction": valid_fraction,
@@ -125,31 +116,32 @@ def prepare_iemocap(
         "seed": seed,
         "expect_full_release": expect_full_release,
     }
-    if (finished := finished_preparation(save_folder, arguments)) is not None:
-        return finished
-
-    quirks = Quirks(root)
-    rows = []
-    for session, folder in find_sessions(root, quirks).items():
-        rows += read_session(root, session, folder, quirks)
-    if not rows:
-        raise ValueError(
-            f"No utterance of the four classes with its audio was found in {root}: "
-            f"{'; '.join(quirks.lines()) or 'its session folders are empty'}."
-        )
-    warning = compare_counts("IEMOCAP", rows, EXPECTED) if expect_full_release else None
-    splits, notes = split_fold(
-        rows,
-        fold,
-        validation,
-        seed=seed,
+    return prepare_fold(
+        save_folder,
+        arguments,
+        read_corpus,
+        FOLDS,
+        VALIDATIONS,
+        EXPECTED if expect_full_release else None,
         valid_fraction=valid_fraction,
         valid_session=valid_session,
     )
-    return write_preparation(save_folder, arguments, splits, quirks, warning, notes)
 
 
-def find_sessions(root: Path, quirks: Quirks) -> dict[int, Path]:
+def read_corpus(root: Path, issues: CorpusIssues) -> list[dict[str, Any]]:
+    """Make the rows of all sessions."""
+    rows = []
+    for session, folder in find_sessions(root, issues).items():
+        rows += read_session(root, session, folder, issues)
+    if not rows:
+        raise ValueError(
+            f"No utterance of the four classes with its audio was found in {root}: "
+            f"{'; '.join(issues.lines()) or 'its session folders are empty'}."
+        )
+    return rows
+
+
+def find_sessions(root: Path, issues: CorpusIssues) -> dict[int, Path]:
     """Find the session folders of a release."""
     if not root.is_dir():
         raise FileNotFoundError(f"IEMOCAP folder {root} is missing.")
@@ -158,9 +150,9 @@ def find_sessions(root: Path, quirks: Quirks) -> dict[int, Path]:
         if re.fullmatch(r"Session[1-5]", path.name) and path.is_dir():
             sessions[int(path.name[-1])] = path
         elif path.name.startswith("._"):
-            quirks.add("AppleDouble files (._*), ignored", path)
+            issues.add("AppleDouble files (._*), ignored", path)
         elif path.name.startswith("Session"):
-            quirks.add("names like a session's beside Session1 to Session5, ignored", path)
+            issues.add("names like a session's beside Session1 to Session5, ignored", path)
     if not sessions:
         below = sorted(path.parent for path in root.glob("*/Session1"))
         hint = f" {below[0]} has: give that one." if below else ""
@@ -171,28 +163,30 @@ def find_sessions(root: Path, quirks: Quirks) -> dict[int, Path]:
     return sessions
 
 
-def read_session(root: Path, session: int, folder: Path, quirks: Quirks) -> list[dict[str, Any]]:
+def read_session(
+    root: Path, session: int, folder: Path, issues: CorpusIssues
+) -> list[dict[str, Any]]:
     """Make the rows of one session, in the order of their names."""
-    labels = read_labels(folder / "dialog" / "EmoEvaluation", session, quirks)
-    transcripts = read_transcripts(folder / "dialog" / "transcriptions", quirks)
-    wavs = find_wavs(folder / "sentences" / "wav", quirks)
+    labels = read_labels(folder / "dialog" / "EmoEvaluation", session, issues)
+    transcripts = read_transcripts(folder / "dialog" / "transcriptions", issues)
+    wavs = find_wavs(folder / "sentences" / "wav", issues)
     for turn in sorted(set(wavs) - set(labels)):
-        quirks.add("utterances with a wav but no label, left out", turn)
+        issues.add("utterances with a wav but no label, left out", turn)
     rows = []
     for turn, label in sorted(labels.items()):
         if label not in CLASS_OF_LABEL:
-            quirks.add("utterances with labels outside the four classes, left out", label)
+            issues.add("utterances with labels outside the four classes, left out", label)
             continue
         if turn not in wavs:
-            quirks.add("utterances with a label but no wav, left out", turn)
+            issues.add("utterances with a label but no wav, left out", turn)
             continue
         try:
             duration = audio_info(wavs[turn]).duration
         except AudioError:
-            quirks.add("wavs that are unreadable or zero-length, left out", wavs[turn])
+            issues.add("wavs that are unreadable or zero-length, left out", wavs[turn])
             continue
         if not transcripts.get(turn):
-            quirks.add("utterances without a transcript, which is left empty", turn)
+            issues.add("utterances without a transcript, which is left empty", turn)
         gender = _TURN.fullmatch(turn)["gender"]
         rows.append(
             {
@@ -210,59 +204,59 @@ def read_session(root: Path, session: int, folder: Path, quirks: Quirks) -> list
     return rows
 
 
-def read_labels(folder: Path, session: int, quirks: Quirks) -> dict[str, str]:
+def read_labels(folder: Path, session: int, issues: CorpusIssues) -> dict[str, str]:
     """Read the summary lines of ``dialog/EmoEvaluation/*.txt``: turn to label."""
     if not folder.is_dir():
-        quirks.add("sessions without a label folder", folder)
+        issues.add("sessions without a label folder", folder)
         return {}
     labels: dict[str, str] = {}
-    for path in visible_files(folder, (".txt",), quirks):
+    for path in visible_files(folder, (".txt",), issues):
         if path.parent != folder:
             # Each annotator's own files: the summary lines already have their majority.
-            quirks.add("files in sub-folders beside the label files, not read", path.parent.name)
+            issues.add("files in sub-folders beside the label files, not read", path.parent.name)
             continue
-        for line in decode_text(path, quirks).splitlines():
+        for line in decode_text(path, issues).splitlines():
             if not line.lstrip().startswith("["):
                 continue
             match = _SUMMARY_LINE.fullmatch(line.strip())
             turn = _TURN.fullmatch(match["turn"]) if match else None
             if turn is None:
-                quirks.add("malformed label lines, skipped", f"{path}: {line.strip()}")
+                issues.add("malformed label lines, skipped", f"{path}: {line.strip()}")
             elif int(turn["session"]) != session:
-                quirks.add("labels of another session than their folder's, skipped", turn[0])
+                issues.add("labels of another session than their folder's, skipped", turn[0])
             elif turn[0] in labels:
                 same = labels[turn[0]] == match["label"].lower()
                 agreement = "once more" if same else "once more and differently"
-                quirks.add(f"utterances labelled {agreement}, the first label is kept", turn[0])
+                issues.add(f"utterances labelled {agreement}, the first label is kept", turn[0])
             else:
                 labels[turn[0]] = match["label"].lower()
     return labels
 
 
-def read_transcripts(folder: Path, quirks: Quirks) -> dict[str, str]:
+def read_transcripts(folder: Path, issues: CorpusIssues) -> dict[str, str]:
     """Read ``dialog/transcriptions/*.txt``: turn to sentence."""
     if not folder.is_dir():
-        quirks.add("sessions without a transcription folder", folder)
+        issues.add("sessions without a transcription folder", folder)
         return {}
     transcripts: dict[str, str] = {}
-    for path in visible_files(folder, (".txt",), quirks):
-        for line in decode_text(path, quirks).splitlines():
+    for path in visible_files(folder, (".txt",), issues):
+        for line in decode_text(path, issues).splitlines():
             # Lines without a turn, such as "M: [LAUGHTER]", belong to no utterance.
             if match := _TRANSCRIPT_LINE.fullmatch(line.strip()):
                 transcripts.setdefault(match["turn"], clean_text(match["text"]))
     return transcripts
 
 
-def find_wavs(folder: Path, quirks: Quirks) -> dict[str, Path]:
+def find_wavs(folder: Path, issues: CorpusIssues) -> dict[str, Path]:
     """Find ``sentences/wav/<dialogue>/<turn>.wav``: turn to path."""
     if not folder.is_dir():
-        quirks.add("sessions without a wav folder", folder)
+        issues.add("sessions without a wav folder", folder)
         return {}
     wavs: dict[str, Path] = {}
-    for path in visible_files(folder, (".wav",), quirks):
+    for path in visible_files(folder, (".wav",), issues):
         dialogue = path.stem.rpartition("_")[0]
         if path.stem in wavs:
-            quirks.add("wavs of the same name, of which one is used", path)
+            issues.add("wavs of the same name, of which one is used", path)
             # The place of the release wins over a stray copy.
             if wavs[path.stem].parent.name == dialogue or path.parent.name != dialogue:
                 continue

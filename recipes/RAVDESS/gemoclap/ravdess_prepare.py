@@ -15,6 +15,7 @@ https://zenodo.org/records/1188976
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import re
@@ -23,14 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gemoclap_sb.data.audio import AudioError, audio_info
-from gemoclap_sb.data.preparation import (
-    Quirks,
-    compare_counts,
-    finished_preparation,
-    visible_files,
-    write_preparation,
-)
-from gemoclap_sb.data.splits import split_fold
+from gemoclap_sb.data.preparation import CorpusIssues, prepare_fold, visible_files
 
 EMOTIONS = {
     "01": "neu",
@@ -119,8 +113,7 @@ def prepare_ravdess(
     Returns
     -------
     dict
-        ``train_csv``, ``valid_csv``, ``test_csv``, ``data_root`` (str) and
-        ``notes`` (list of str: what a report of the results must say).
+        See `gemoclap_sb.data.preparation.write_preparation`.
 
     Raises
     ------
@@ -130,48 +123,29 @@ def prepare_ravdess(
         If the arguments do not fit each other or the folder, or no speech file of
         the classes is found.
     """
-    if fold not in FOLDS:
-        raise ValueError(f"fold must be one of 1 to 5, found {fold!r}.")
-    if validation not in VALIDATIONS:
-        raise ValueError(f"validation must be one of {VALIDATIONS}, found {validation!r}.")
     chosen = choose_classes(classes, merge_calm)
-    root = Path(os.path.abspath(data_folder))
+    by_number = isinstance(valid_speakers, int)
     arguments = {
         "corpus": "RAVDESS",
-        "data_folder": str(root),
+        "data_folder": data_folder,
         "fold": fold,
         "classes": chosen,
         "merge_calm": merge_calm,
         "validation": validation,
-        "valid_speakers": (
-            valid_speakers if isinstance(valid_speakers, int) else list(valid_speakers)
-        ),
+        "valid_speakers": valid_speakers if by_number else list(valid_speakers),
         "valid_fraction": valid_fraction,
         "seed": seed,
     }
-    if (finished := finished_preparation(save_folder, arguments)) is not None:
-        return finished
-
-    quirks = Quirks(root)
-    rows = read_corpus(root, chosen, merge_calm, quirks)
-    if not rows:
-        raise ValueError(
-            f"No RAVDESS speech file of the classes {', '.join(chosen)} was found below {root}. "
-            "Expected names such as Actor_16/03-01-05-01-02-01-16.wav. "
-            f"{'; '.join(quirks.lines())}"
-        )
-    warning = compare_counts("RAVDESS", rows, expected_counts(chosen, merge_calm))
-    if not isinstance(valid_speakers, int):
-        valid_speakers = [speaker_name(actor) for actor in valid_speakers]
-    splits, notes = split_fold(
-        rows,
-        fold,
-        validation,
-        seed=seed,
+    return prepare_fold(
+        save_folder,
+        arguments,
+        functools.partial(read_corpus, classes=chosen, merge_calm=merge_calm),
+        FOLDS,
+        VALIDATIONS,
+        expected_counts(chosen, merge_calm),
         valid_fraction=valid_fraction,
-        valid_speakers=valid_speakers,
+        valid_speakers=valid_speakers if by_number else [*map(speaker_name, valid_speakers)],
     )
-    return write_preparation(save_folder, arguments, splits, quirks, warning, notes)
 
 
 def choose_classes(classes: Sequence[str] | str | None, merge_calm: bool) -> list[str]:
@@ -192,33 +166,33 @@ def choose_classes(classes: Sequence[str] | str | None, merge_calm: bool) -> lis
 
 
 def read_corpus(
-    root: Path, classes: Sequence[str], merge_calm: bool, quirks: Quirks
+    root: Path, issues: CorpusIssues, classes: Sequence[str], merge_calm: bool
 ) -> list[dict[str, Any]]:
     """Make the rows of all speech files of some classes, in the order of their names."""
     if not root.is_dir():
         raise FileNotFoundError(f"RAVDESS folder {root} is missing.")
     fold_of = {actor: fold for fold, actors in TEST_ACTORS.items() for actor in actors}
     rows: dict[str, dict[str, Any]] = {}
-    for path in visible_files(root, (".wav", ".flac"), quirks):
+    for path in visible_files(root, (".wav", ".flac"), issues):
         fields = _NAME.fullmatch(path.stem)
         if fields is None:
-            quirks.add("audio files with other names than RAVDESS has, left out", path)
+            issues.add("audio files with other names than RAVDESS has, left out", path)
             continue
         if fields["modality"] != _AUDIO_ONLY or fields["channel"] != _SPEECH:
-            quirks.add("songs or sound tracks of videos, left out", path)
+            issues.add("songs or sound tracks of videos, left out", path)
             continue
         label = EMOTIONS[fields["emotion"]]
         emotion = "neu" if merge_calm and label == "cal" else label
         if emotion not in classes:
-            quirks.add("files of classes that were not asked for, left out", label)
+            issues.add("files of classes that were not asked for, left out", label)
             continue
         if path.stem in rows:
-            quirks.add("files of the same name as another, counted once", path)
+            issues.add("files of the same name as another, counted once", path)
             continue
         try:
             duration = audio_info(path).duration
         except AudioError:
-            quirks.add("files that are unreadable or zero-length, left out", path)
+            issues.add("files that are unreadable or zero-length, left out", path)
             continue
         actor = int(fields["actor"])
         rows[path.stem] = {
@@ -233,6 +207,12 @@ def read_corpus(
             "label": label,
             "intensity": INTENSITIES[fields["intensity"]],
         }
+    if not rows:
+        raise ValueError(
+            f"No RAVDESS speech file of the classes {', '.join(classes)} was found below {root}. "
+            "Expected names such as Actor_16/03-01-05-01-02-01-16.wav. "
+            f"{'; '.join(issues.lines())}"
+        )
     return [rows[name] for name in sorted(rows)]
 
 

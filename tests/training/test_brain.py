@@ -1,4 +1,4 @@
-"""The training sampler in SpeechBrain's loop: resumption, and two real processes."""
+"""The loop: resumption with the sampler, rates of their own, selection, two real processes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.dataio.dataloader import SaveableDataLoader
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
 from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.data_pipeline import DynamicItem
 from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.train_logger import FileTrainLogger
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler
+from gemoclap_sb.training.brain import ResumableBrain
+from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History
+from gemoclap_sb.training.schedules import WarmupCosine
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def saved_loader(folder, durations, num_workers=0, **options):
-    sampler = LengthPooledBatchSampler(durations, 8, pool_batches=4, **options)
+def saved_loader(folder, durations, num_workers=0):
+    sampler = LengthPooledBatchSampler(durations, 8, pool_batches=4)
     loader = SaveableDataLoader(
         torch.arange(len(durations)), batch_sampler=sampler, num_workers=num_workers
     )
-    recoverables = {"loader": loader, "sampler": sampler, "counter": EpochCounter(3)}
+    recoverables = {"loader": loader, "counter": EpochCounter(3)}
     return sampler, loader, recoverables["counter"], Checkpointer(folder, recoverables)
 
 
@@ -60,38 +66,6 @@ def test_resumes_in_mid_epoch_with_exactly_the_remaining_batches(tmp_path, num_w
     assert resumed == {2: expected.batches(2)[5:], 3: expected.batches(3)}
 
 
-def test_recovered_sampler_knows_its_epoch(tmp_path):
-    durations = [float(i) for i in range(1, 50)]
-    sampler, loader, _, checkpointer = saved_loader(tmp_path, durations)
-    sampler.set_epoch(2)
-    iterator = iter(loader)
-    next(iterator)
-    checkpointer.save_checkpoint(end_of_epoch=False)
-    sampler, loader, _, checkpointer = saved_loader(tmp_path, durations)
-    checkpointer.recover_if_possible()
-    assert sampler.epoch == 2
-
-
-def test_mid_epoch_checkpoint_with_other_batches_is_refused(tmp_path):
-    durations = [float(i) for i in range(1, 50)]
-    *_, checkpointer = saved_loader(tmp_path, durations)
-    checkpointer.save_checkpoint(end_of_epoch=False)
-    *_, other_seed = saved_loader(tmp_path, durations, seed=5)
-    with pytest.raises(ValueError, match="seed was 1, is 5"):
-        other_seed.recover_if_possible()
-    *_, other_durations = saved_loader(tmp_path, durations[::-1])
-    with pytest.raises(ValueError, match="durations_crc32"):
-        other_durations.recover_if_possible()
-
-
-def test_end_of_epoch_checkpoint_takes_other_settings(tmp_path):
-    durations = [float(i) for i in range(1, 50)]
-    *_, checkpointer = saved_loader(tmp_path, durations)
-    checkpointer.save_checkpoint(end_of_epoch=True)
-    *_, counter, other_seed = saved_loader(tmp_path, durations, seed=5)
-    assert other_seed.recover_if_possible() is not None
-
-
 class RecordingBrain(sb.Brain):
     """Stock loop that records the batches; `stop_at` interrupts it."""
 
@@ -116,7 +90,7 @@ def recording_brain(folder, durations, stop_at=math.inf):
     """A stock Brain, told about the sampler as one process needs."""
     sampler = LengthPooledBatchSampler(durations, 8, pool_batches=4)
     counter = EpochCounter(3)
-    checkpointer = Checkpointer(folder, {"sampler": sampler, "counter": counter})
+    checkpointer = Checkpointer(folder, {"counter": counter})
     brain = RecordingBrain(
         hparams={},
         run_opts={"device": "cpu", "noprogressbar": True, "ckpt_interval_steps": 3},
@@ -171,10 +145,124 @@ def test_every_rank_resumes_from_the_checkpoint_of_the_first(tmp_path, shuffle):
         assert [batch.tolist() for batch in loader] == list(wrapper)[3:]
 
 
+class LineBrain(ResumableBrain):
+    """Pretraining in short: fits a line, has a loss and nothing else."""
+
+    def compute_forward(self, batch, stage):
+        return self.modules.line(batch.sig.data[:, :1].to(self.device))
+
+    def compute_objectives(self, predictions, batch, stage):
+        if stage == sb.Stage.TRAIN:
+            self.drawn.append((self.epoch, self.step, torch.rand(()).item()))
+            if len(self.drawn) == self.stop_at:
+                raise KeyboardInterrupt
+        if stage == sb.Stage.VALID:
+            return predictions.sum() * 0 + self.losses[self.epoch]
+        return predictions.square().mean()
+
+
+def line_brain(folder, stop_at=math.inf, **hparams):
+    torch.manual_seed(3)
+    modules = {"line": torch.nn.Linear(1, 1), "other": torch.nn.Linear(1, 1)}
+    counter, history = EpochCounter(4), History()
+    hparams = {
+        "seed": 5, "epoch_counter": counter, "history": history, "batch_size": 4,
+        "pool_batches": 2, "valid_batch_size": 4, "num_workers": 0,
+        "train_logger": FileTrainLogger(folder / "log.txt"), **hparams,
+    }  # fmt: skip
+    brain = LineBrain(
+        modules,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        hparams,
+        {"device": "cpu", "noprogressbar": True, "ckpt_interval_steps": 2},
+        AtomicCheckpointer(
+            folder / "save", {"line": modules["line"], "counter": counter, "history": history}
+        ),
+    )
+    brain.drawn, brain.stop_at = [], stop_at
+    brain.losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 4.0}
+    return brain
+
+
+ROWS = {str(i): {"duration": 1.0 + i % 5} for i in range(14)}
+
+
+def fit(brain):
+    data = DynamicItemDataset(
+        ROWS, [DynamicItem(["duration"], lambda d: torch.full((3,), d), ["sig"])], ["id", "sig"]
+    )
+    brain.fit(
+        brain.hparams.epoch_counter,
+        data,
+        data,
+        train_loader_kwargs=brain.train_loader_options(ROWS),
+        valid_loader_kwargs=brain.evaluation_loader_options(ROWS),
+    )
+    return data
+
+
+def test_pretraining_is_selected_by_its_loss(tmp_path):
+    brain = line_brain(tmp_path)
+    data = fit(brain)
+    records = brain.hparams.history.records
+    assert [record["valid_loss"] for record in records] == [3.0, 1.0, 2.0, 4.0]
+    assert set(records[0]) == {"epoch", "lr", "train_loss", "valid_loss"}
+    assert brain.best(records)["epoch"] == 2
+    kept = sorted(c.meta["epoch"] for c in brain.checkpointer.list_checkpoints())
+    assert kept == [2, 4]
+    brain.evaluate_best(data, ROWS)
+    # The history travels in the checkpoint: the test went back to that of epoch 2.
+    assert len(brain.hparams.history.records) == 2
+
+
+def test_interrupted_run_draws_and_learns_what_an_uninterrupted_one_does(tmp_path):
+    whole = line_brain(tmp_path / "whole")
+    fit(whole)
+    halted = line_brain(tmp_path / "halted", stop_at=7)
+    with pytest.raises(KeyboardInterrupt):
+        fit(halted)
+    resumed = line_brain(tmp_path / "halted")
+    fit(resumed)
+    # Four batches an epoch: the seventh step is the third of epoch 2, after a checkpoint.
+    assert [(epoch, step) for epoch, step, _ in resumed.drawn][0] == (2, 3)
+    assert resumed.drawn == whole.drawn[6:]
+    assert len(set(whole.drawn)) == 16
+    torch.testing.assert_close(resumed.modules.line.weight, whole.modules.line.weight)
+
+
+class TwoRatesBrain(LineBrain):
+    def own_rates(self):
+        yield self.modules.line, 0.01
+
+
+def test_modules_can_have_rates_of_their_own(tmp_path):
+    schedule = WarmupCosine(peak=0.1, warmup=0.5)
+    brain = line_brain(tmp_path, lr_schedule=schedule)
+    brain.__class__ = TwoRatesBrain
+    brain.init_optimizers()
+    rest, own = brain.optimizer.param_groups
+    assert [id(p) for p in own["params"]] == [id(p) for p in brain.modules.line.parameters()]
+    assert [id(p) for p in rest["params"]] == [id(p) for p in brain.modules.other.parameters()]
+    assert (rest["lr"], own["lr"]) == (0.1, 0.01)
+    # The schedule moves both, each from its own peak.
+    fit(brain)
+    for group, peak in zip(brain.optimizer.param_groups, (0.1, 0.01), strict=True):
+        assert group["lr"] == pytest.approx(schedule(1.0) * peak / 0.1)
+    brain.epoch, brain.step = 2, 4
+    brain.on_fit_batch_start(None, True)
+    assert [g["lr"] for g in brain.optimizer.param_groups] == pytest.approx([0.1, 0.01])
+
+
+def test_one_group_where_no_module_has_a_rate(tmp_path):
+    brain = line_brain(tmp_path)
+    brain.init_optimizers()
+    assert len(brain.optimizer.param_groups) == 1
+
+
 WORKER = """
 import json, sys, torch, speechbrain as sb
 sys.path.insert(0, {tests!r})
-from test_samplers_brain import RecordingBrain
+from test_brain import RecordingBrain
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler
 from speechbrain.utils.epoch_loop import EpochCounter
 torch.set_num_threads(1)

@@ -1,0 +1,64 @@
+"""``gemoclap export``: a finished run as a folder that moves freely."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import TextIO
+
+from gemoclap_sb.cli import inputs, output
+
+SUMMARY = "a finished run as a folder that moves freely"
+DESCRIPTION = (
+    "Write a run's best model into a self-contained folder, which this command, GEmoCLAPClassifier "
+    "and stock SpeechBrain load."
+)
+EXAMPLES = """\
+  gemoclap export results/sl_wavlm/seed_1/fold_1 exported --license apache-2.0
+  gemoclap export results/sl_wavlm/seed_1/fold_1 exported --push-to-hub me/my-model"""
+_OF_THE_CARD = ("name", "license", "datasets", "language")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("run_folder", metavar="RUN", help="output folder of a run")
+    parser.add_argument("out_folder", metavar="OUT", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export in OUT")
+    card = parser.add_argument_group("model card")
+    card.add_argument("--name", help="the model's name (default: the folder's)")
+    card.add_argument("--license", metavar="SPDX", help="such as apache-2.0")
+    card.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="trained on")
+    card.add_argument("--language", metavar="CODE", help="of the data, such as en")
+    hub = parser.add_argument_group("Hugging Face hub")
+    hub.add_argument("--push-to-hub", metavar="REPO", help="upload it as owner/name")
+    hub.add_argument("--private", action="store_true", help="make a new repository private")
+
+
+def run(options: Namespace, out: TextIO) -> int:
+    """Write a run's model into a folder, and upload it if asked to; print where they are."""
+    from huggingface_hub.utils import validate_repo_id
+
+    if options.push_to_hub is not None:
+        with inputs.usage_errors():
+            validate_repo_id(options.push_to_hub)
+    elif options.private:
+        raise inputs.UsageError("--private: expected --push-to-hub beside it.")
+    from gemoclap_sb.export.folder import ExportError, export
+    from gemoclap_sb.export.hub import push_to_hub
+
+    card = {key: getattr(options, key) for key in _OF_THE_CARD}
+    try:
+        folder = export(options.run_folder, options.out_folder, overwrite=options.overwrite, **card)
+    except ExportError as error:
+        raise inputs.UsageError(str(error)) from error
+    output.print_lines([str(folder)], out)
+    if options.push_to_hub is None:
+        return 0
+    try:
+        address = push_to_hub(folder, options.push_to_hub, private=options.private)
+    # Whatever the network, the hub or a missing login raises, the export stands.
+    except Exception as error:
+        print(f"{folder} is written, but was not uploaded: {error}", file=sys.stderr)
+        return 1
+    output.print_lines([address], out)
+    return 0

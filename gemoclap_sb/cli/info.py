@@ -1,0 +1,117 @@
+"""``gemoclap info``: what an exported model is, told without loading its weights."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+from gemoclap_sb.cli import inputs, output
+
+SUMMARY = "what an exported model is"
+DESCRIPTION = (
+    "Print a model's labels, prompts, encoders, parameters, metrics and sizes. No weight is "
+    "loaded, but the file of weights is checked."
+)
+EXAMPLES = "  gemoclap info exported"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("model", metavar="FOLDER", help="exported folder, or owner/name of the hub")
+    output.add_format(parser, "table", "json")
+
+
+def run(options: Namespace, out: TextIO) -> int:
+    """Print what an exported model is."""
+    with inputs.usage_errors():
+        found = model_info(options.model)
+    if options.format == "json":
+        output.print_json(found, out)
+    else:
+        output.print_lines(_lines(found), out)
+    return 0
+
+
+def model_info(source: str) -> dict[str, Any]:
+    """Describe an exported model in plain JSON types.
+
+    Labels with their words, and templates, of each attribute that can be classified; how
+    many parameters each part has; the run's metrics, or None; sizes of the files in bytes.
+    ConfigurationError or WeightsError if the folder is not what an export wrote.
+    """
+    import torch
+
+    from gemoclap_sb.inference.loading import local_folder
+    from gemoclap_sb.models.building import CONFIG, build_model, encoder_names
+    from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
+    from gemoclap_sb.models.weights import WEIGHTS, check_weights
+
+    folder = local_folder(source)
+    config = read_config(folder / CONFIG)
+    description = config["model"]
+    # On this device a model takes no memory.
+    with torch.device("meta"):
+        model = build_model(description, folder / TOKENIZER, str(folder / CONFIG))
+    check_weights(model, folder / WEIGHTS)
+    parts = {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in model.named_children()
+    }
+    return {
+        "folder": str(folder),
+        "attributes": {
+            name: {"labels": config["words"][name], "templates": config["templates"][name]}
+            for name in description["heads"]
+            if name in config["templates"]
+        },
+        "encoders": encoder_names(description),
+        "parameters": {name: count for name, count in parts.items() if count},
+        "embedding_size": description["embedding_size"],
+        "sample_rate": config["sample_rate"],
+        "longest_seconds": config.get("longest_seconds", LONGEST_SECONDS),
+        "temperatures": config.get("temperatures"),
+        "metrics": config.get("metrics"),
+        "files": {
+            file.relative_to(folder).as_posix(): file.stat().st_size
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        },
+    }
+
+
+def _lines(info: Mapping[str, Any]) -> Iterator[str]:
+    """Lay out for the terminal what `model_info` returned."""
+    from gemoclap_sb.evaluation.metrics import ClassificationMetrics
+    from gemoclap_sb.evaluation.report import metrics_table
+
+    yield str(info["folder"])
+    for name, attribute in info["attributes"].items():
+        yield f"\n{name}: {len(attribute['labels'])} classes"
+        yield from _columns(attribute["labels"])
+        yield "  in the sentences"
+        yield from (f"    {template}" for template in attribute["templates"])
+    yield f"\nencoders: {info['encoders']['audio']} (audio), {info['encoders']['text']} (text)"
+    yield f"embeddings of size {info['embedding_size']}, audio at {info['sample_rate']} Hz"
+    yield f"parameters: {sum(info['parameters'].values()):,}"
+    yield from _columns({name: f"{count:>13,}" for name, count in info["parameters"].items()})
+    if info["metrics"]:
+        measured = info["metrics"]
+        yield f"\nmeasured on the run's test set (fold {measured.get('fold')}):"
+        table = metrics_table(ClassificationMetrics.from_dict(measured))
+        yield from (f"  {line}" for line in table.splitlines())
+    else:
+        yield "\nnot measured: the run was exported before it was tested"
+    yield "\nfiles:"
+    yield from _columns({name: f"{_size(size):>9}" for name, size in info["files"].items()})
+
+
+def _columns(cells: Mapping[str, str]) -> Iterator[str]:
+    width = max(map(len, cells))
+    return (f"  {name:<{width}}  {cell}" for name, cell in cells.items())
+
+
+def _size(size: int) -> str:
+    if size < 1000:
+        return f"{size} B"
+    return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,117 @@
+"""GEmoCLAPBrain: the loop around a model, an objective and prompts.
+
+The model embeds, the objective compares, the metrics count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch, PaddedData
+from torch import LongTensor, Tensor, nn
+
+from gemoclap_sb.data.prompts import Prompts
+from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
+from gemoclap_sb.objectives.gathering import gather_batch
+from gemoclap_sb.training.brain import ResumableBrain, unwrapped
+
+
+class GEmoCLAPBrain(ResumableBrain):
+    """Train and evaluate a contrastive language-audio model.
+
+    ``modules`` holds ``clap`` (`gemoclap_sb.models.GEmoCLAP`, or anything with its methods
+    ``forward``, ``encode_classes`` and ``class_scores``). Besides what `ResumableBrain` reads,
+    ``hparams`` holds ``objective``, ``prompts`` and ``label_encoders``
+    (`gemoclap_sb.data.labels.label_encoders`), and may hold ``wav_augment`` (a SpeechBrain
+    ``Augmenter``) and ``lr_audio`` and ``lr_text``, learning rates of the encoders alone.
+    A batch has ``sig``, and for each label its text ``NAME`` and its index ``NAME_encoded``.
+    """
+
+    selected_by = "uar"
+
+    @property
+    def model(self) -> nn.Module:
+        """The model without the wrappers of DDP and torch.compile."""
+        return unwrapped(self.modules.clap)
+
+    @property
+    def target(self) -> str:
+        """The attribute that is classified: the model's first head."""
+        return self.model.heads[0]
+
+    def own_rates(self) -> Iterable[tuple[nn.Module, float]]:
+        """Rates of the encoders, where ``lr_audio`` or ``lr_text`` is given."""
+        for name in ("audio", "text"):
+            rate = getattr(self.hparams, f"lr_{name}", None)
+            if rate is not None:
+                yield getattr(self.model, f"{name}_encoder"), rate
+
+    def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> tuple[Any, dict]:
+        """Embed a batch: the model's outputs per head, LongTensor labels per attribute."""
+        batch = batch.to(self.device)
+        wavs, wav_lens = batch.sig
+        prompts, objective = self.hparams.prompts, self.hparams.objective
+        heads = [head for head in self.model.heads if head in prompts.templates]
+        texts = {name: batch[name] for head in heads for name in prompts.fields(head)}
+        labels = {
+            name: _indices(batch[f"{name}_encoded"]).to(self.device)
+            for name in dict.fromkeys([*self.model.heads, *objective.attributes])
+        }
+        if stage == sb.Stage.TRAIN and getattr(self.hparams, "wav_augment", None) is not None:
+            augment = self.hparams.wav_augment
+            index = torch.arange(len(wavs))
+            wavs, wav_lens = augment(wavs, wav_lens)
+            kept = augment.replicate_labels(index)
+            texts = {name: [of[i] for i in kept] for name, of in texts.items()}
+            labels = {name: of[kept.to(of.device)] for name, of in labels.items()}
+        draw = stage == sb.Stage.TRAIN
+        sentences = {head: prompts.sentences(head, texts, draw) for head in heads}
+        return self.modules.clap(wavs, wav_lens, sentences), labels
+
+    def compute_objectives(
+        self, predictions: tuple[Any, dict], batch: PaddedBatch, stage: sb.Stage
+    ) -> Tensor:
+        """Loss of a batch; outside of training, also the predicted classes."""
+        outputs, labels = predictions
+        if stage == sb.Stage.TRAIN:
+            return self.hparams.objective(*gather_batch(outputs, labels))
+        scores = self.model.class_scores(outputs[self.target], self.classes)
+        self.predicted.append(scores.argmax(dim=-1).cpu())
+        self.expected.append(labels[self.target].cpu())
+        return self.hparams.objective(outputs, labels)
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Before an evaluation, embed the classes' texts."""
+        super().on_stage_start(stage, epoch)
+        if stage == sb.Stage.TRAIN:
+            return
+        self.expected: list[LongTensor] = []
+        self.predicted: list[LongTensor] = []
+        prompts = self.hparams.prompts
+        said = prompts.class_sentences(self.target) if self.target in prompts.templates else []
+        self.model.eval()
+        with torch.no_grad(), self.evaluation_ctx:
+            self.classes = self.model.encode_classes(said)
+
+    def figures(self) -> dict[str, float]:
+        """WAR and UAR of the evaluation that has just run; `metrics` has the rest."""
+        self.metrics: ClassificationMetrics = classification_metrics(
+            torch.cat(self.expected).tolist(),
+            torch.cat(self.predicted).tolist(),
+            list(self.hparams.label_encoders[self.target].lab2ind),
+        )
+        return {"war": self.metrics.war, "uar": self.metrics.uar}
+
+
+def needed_labels(model: nn.Module, objective: Any, prompts: Prompts) -> list[str]:
+    """Attributes that the heads, the objective and the heads' prompts read, each once."""
+    named = [field for head in model.heads for field in prompts.fields(head)]
+    return list(dict.fromkeys([*model.heads, *objective.attributes, *named]))
+
+
+def _indices(encoded: Tensor | PaddedData) -> LongTensor:
+    """Class indices of a batch, ``[N]``; of a label for each frame ``[N, F]``."""
+    return encoded.data if isinstance(encoded, PaddedData) else encoded

@@ -1,0 +1,88 @@
+"""`gemoclap classify` against `classify_file`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gemoclap_sb.cli.inputs import UsageError, find_audio
+from tests.cli.printed import PROBABILITIES, answers, names, parsed
+from tests.run_folders import LABELS
+
+
+def test_folders_are_searched(audio, tmp_path):
+    assert find_audio([audio]) == names(audio)
+    assert find_audio(["none.txt", audio / "b.wav", audio]) == [
+        "none.txt", str(audio / "b.wav"), names(audio)[0], names(audio)[2],
+    ]  # fmt: skip
+    assert find_audio([audio / ".folder"]) == [str(audio / ".folder" / "d.wav")]
+    with pytest.raises(UsageError, match="expected recordings"):
+        find_audio([tmp_path])
+
+
+def test_classify_as_csv(classifier, model, audio, command):
+    status, out, _ = command("classify", audio, "--model", model, "--format", "csv")
+    assert status == 0
+    assert out.splitlines()[0] == ",".join(["path", "label", "score", "error", *PROBABILITIES])
+    labels, probabilities = answers(classifier, names(audio))
+    rows = parsed(out)
+    assert [row["path"] for row in rows] == names(audio)
+    assert [row["label"] for row in rows] == labels
+    assert {row["error"] for row in rows} == {""}
+    found = np.array([[float(row[column]) for column in PROBABILITIES] for row in rows])
+    np.testing.assert_allclose(found, probabilities, atol=1e-4)
+    assert [float(row["score"]) for row in rows] == found.max(axis=1).tolist()
+
+
+def test_classify_goes_on_after_a_bad_file(classifier, model, audio, broken, command):
+    paths = [names(audio)[0], broken, "none.wav", names(audio)[1]]
+    status, out, err = command("classify", *paths, "--model", model, "--format", "json")
+    assert status == 1
+    records = json.loads(out)
+    assert [record["path"] for record in records] == paths
+    labels, probabilities = answers(classifier, [paths[0], paths[3]])
+    for record, label, values in zip(records[::3], labels, probabilities, strict=True):
+        assert (record["label"], record["error"]) == (label, None)
+        assert list(record["probabilities"]) == LABELS
+        assert list(record["probabilities"].values()) == pytest.approx(values.tolist(), abs=1e-4)
+    for record, message in zip(records[1:3], ("broken.wav", "none.wav is missing"), strict=True):
+        assert (record["label"], record["score"], record["probabilities"]) == (None, None, {})
+        assert message in record["error"]
+        assert record["error"] in err
+
+
+def test_classify_as_a_table(classifier, model, audio, broken, command):
+    status, out, _ = command("classify", names(audio)[1], broken, "--model", model)
+    assert status == 1
+    heading, row, failed = [line.split() for line in out.splitlines()]
+    assert heading == ["label", *LABELS, "file"]
+    labels, probabilities = answers(classifier, [names(audio)[1]])
+    assert [row[0], row[-1]] == [labels[0], names(audio)[1]]
+    assert [float(cell) for cell in row[1:-1]] == pytest.approx(probabilities[0], abs=6e-4)
+    assert failed == ["-"] * 5 + [broken]
+
+
+def test_classify_with_other_words(classifier, model, audio, command):
+    status, out, _ = command(
+        "classify", audio, "--model", model, "--format", "csv", "--batch-size", 2,
+        "--labels", "label", "f=afraid", "sad", "--templates", "so {}", "a {} voice",
+    )  # fmt: skip
+    assert status == 0
+    words = {"label": "label", "f": "afraid", "sad": "sad"}
+    labels, probabilities = answers(
+        classifier, names(audio), labels=words, templates=["so {}", "a {} voice"]
+    )
+    rows = parsed(out)
+    assert [row["label"] for row in rows] == labels
+    found = [[float(row[f"probability_{name}"]) for name in words] for row in rows]
+    np.testing.assert_allclose(found, probabilities, atol=1e-4)
+
+
+def test_classify_another_attribute(model, audio, command):
+    status, out, _ = command(
+        "classify", audio, "--model", model, "--attribute", "gender", "--format", "csv"
+    )
+    assert status == 0
+    assert {row["label"] for row in parsed(out)} <= {"F", "M"}

@@ -1,0 +1,101 @@
+"""`gemoclap evaluate` against scikit-learn."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
+
+from tests.cli.printed import answers, parsed
+from tests.run_folders import LABELS, write_tone
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Recordings with labels at will, and their manifest."""
+    emotions = ["ang", "ang", "hap", "hap", "hap", "neu", "sad", "sad"]
+    lines = ["ID,wav,emotion"]
+    for i, emotion in enumerate(emotions):
+        write_tone(tmp_path / f"{i}.wav", 0.4 + 0.1 * i, 90 + 77 * i)
+        lines.append(f"u{i},$data_root/{i}.wav,{emotion}")
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "all.csv", emotions
+
+
+def test_evaluate_counts_right(classifier, model, corpus, tmp_path, command):
+    manifest, true = corpus
+    output = tmp_path / "results"
+    arguments = ["evaluate", manifest, "--model", model, "--data-root", tmp_path]
+    status, out, _ = command(*arguments, "--format", "json", "--output", output)
+    assert status == 0
+    predicted, _ = answers(classifier, [tmp_path / f"{i}.wav" for i in range(8)])
+    metrics = json.loads(out)
+    assert metrics["war"] == pytest.approx(accuracy_score(true, predicted))
+    assert metrics["uar"] == pytest.approx(balanced_accuracy_score(true, predicted))
+    assert metrics["confusion"] == confusion_matrix(true, predicted, labels=LABELS).tolist()
+    assert (metrics["labels"], metrics["n_test"], metrics["n_failed"]) == (LABELS, 8, 0)
+    assert list(metrics["per_class_recall"]) == LABELS
+
+    assert json.loads((output / "metrics.json").read_text()) == metrics
+    assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    rows = parsed((output / "predictions.csv").read_text())
+    assert [row["ID"] for row in rows] == [f"u{i}" for i in range(8)]
+    assert [row["predicted"] for row in rows] == predicted
+    assert [row["true"] for row in rows] == true
+
+    status, out, _ = command(*arguments)
+    assert status == 0
+    figures = [line.split()[:3] for line in out.splitlines()[:2]]
+    assert figures == [[k.upper(), f"{100 * metrics[k]:.2f}", "%"] for k in ("war", "uar")]
+
+
+def test_evaluate_on_other_labels(classifier, model, corpus, tmp_path, command):
+    manifest, true = corpus
+    manifest.write_text(manifest.read_text().replace(",hap", ",bor").replace(",sad", ",afr"))
+    arguments = [
+        "evaluate",
+        manifest,
+        "--model",
+        model,
+        "--data-root",
+        tmp_path,
+        "--format",
+        "json",
+    ]
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert "emotion is 'bor', expected one of ang, hap, neu, sad" in err
+
+    words = {"bor": "bored", "afr": "afraid", "ang": "angry", "neu": "calm"}
+    given = ["bor=bored", "afr=afraid", "ang", "neu=calm"]
+    status, out, _ = command(*arguments, "--labels", *given)
+    assert status == 0
+    metrics = json.loads(out)
+    predicted, _ = answers(classifier, [tmp_path / f"{i}.wav" for i in range(8)], labels=words)
+    renamed = [{"hap": "bor", "sad": "afr"}.get(label, label) for label in true]
+    expected = confusion_matrix(renamed, predicted, labels=list(words)).tolist()
+    assert (metrics["confusion"], metrics["labels"]) == (expected, list(words))
+    assert metrics["words"] == words
+
+    status, out, err = command(*arguments, "--ignore-others", "--labels", "ang", "neu")
+    assert status == 0
+    assert json.loads(out)["n_test"] == 3
+    assert "Left out: 5 utterances" in err
+
+
+def test_evaluate_goes_on_after_bad_files(model, corpus, tmp_path, command):
+    manifest, _ = corpus
+    (tmp_path / "3.wav").unlink()
+    soundfile.write(tmp_path / "4.wav", np.array([0.1, np.nan]), 16000, "FLOAT")
+    arguments = ["evaluate", manifest, "--model", model, "--data-root", tmp_path]
+    status, out, _ = command(*arguments, "--format", "json")
+    assert status == 1
+    metrics = json.loads(out)
+    assert (metrics["n_test"], metrics["n_failed"]) == (6, 2)
+    # Whatever is wrong with the manifest itself is misuse still.
+    status, out, err = command("evaluate", manifest, "--model", model)
+    assert (status, out) == (2, "")
+    assert "$data_root" in err

@@ -1,0 +1,44 @@
+"""`gemoclap info` against the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.run_folders import telling_model
+
+
+def test_info_says_what_the_model_is(model, command):
+    status, out, _ = command("info", model, "--format", "json")
+    assert status == 0
+    found = json.loads(out)
+    built = telling_model(heads=("emotion", "gender"))
+    assert sum(found["parameters"].values()) == sum(p.numel() for p in built.parameters())
+    audio_encoder = sum(p.numel() for p in built.audio_encoder.parameters())
+    assert found["parameters"]["audio_encoder"] == audio_encoder
+    assert list(found["attributes"]) == ["emotion", "gender"]
+    assert found["attributes"]["gender"]["labels"] == {"F": "female", "M": "male"}
+    assert found["attributes"]["emotion"]["templates"][0] == "this person sounds {}"
+    assert found["metrics"]["war"] == pytest.approx(5 / 6)
+    size = Path(model, "model.safetensors").stat().st_size
+    assert found["files"]["model.safetensors"] == size
+
+    status, out, _ = command("info", model)
+    assert status == 0
+    for text in ("ang  angry", "this person sounds {}", "ScratchEncoder", "WAR    83.33 %"):
+        assert text in out
+
+
+def test_info_notices_damaged_weights(model, tmp_path, command):
+    folder = tmp_path / "copy"
+    shutil.copytree(model, folder)
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content[: len(content) // 2])
+    status, out, err = command("info", folder)
+    assert (status, out) == (2, "")
+    assert "model.safetensors" in err

@@ -1,0 +1,95 @@
+"""What a batch becomes: labels with and without words, and rates of the encoders alone."""
+
+from __future__ import annotations
+
+import pytest
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.data_pipeline import DynamicItem
+
+from gemoclap_sb.data.datasets import build_dataset
+from gemoclap_sb.data.labels import label_encoders
+from gemoclap_sb.data.manifests import read_manifest
+from gemoclap_sb.objectives import label_matrix
+from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
+from tests.conftest import ROOT
+
+TINY = {"n_mels": 20, "channels": 16, "text_size": 16, "embedding_size": 8, "batch_size": 6}
+
+
+class Observed(torch.nn.Module):
+    """An objective that keeps the labels it was given."""
+
+    heads, attributes = ("emotion",), ("spk_id", "frame")
+
+    def forward(self, outputs, labels):
+        self.labels = labels
+        return outputs["emotion"].audio.sum()
+
+
+@pytest.fixture
+def step(small_manifests, tmp_path):
+    """Train one step of the demo's experiment: brain, batch, and the parameters before."""
+
+    def run(objective=None, items=(), **overrides):
+        overrides = {**TINY, "output_folder": str(tmp_path), **overrides}
+        with open(ROOT / "hparams/demo.yaml", encoding="utf-8") as stream:
+            hparams = load_hyperpyyaml(stream, overrides)
+        hparams["objective"] = objective or hparams["objective"]
+        rows = read_manifest(small_manifests["train_csv"], small_manifests["data_root"])
+        columns = needed_labels(hparams["clap"], hparams["objective"], hparams["prompts"])
+        columns = [name for name in columns if name != "frame"]
+        hparams["label_encoders"] = label_encoders(columns, hparams["prompts"].words, [rows])
+        options = {"opt_class": hparams["opt_class"], "run_opts": {"device": "cpu"}}
+        brain = GEmoCLAPBrain(hparams["modules"], hparams=hparams, **options)
+        dataset = build_dataset(rows, hparams["label_encoders"], items=items)
+        loader = brain.make_dataloader(dataset, sb.Stage.TRAIN, **brain.train_loader_options(rows))
+        brain.on_fit_start()
+        brain.on_stage_start(sb.Stage.TRAIN, 1)
+        brain.modules.train()
+        before = {name: p.detach().clone() for name, p in brain.model.named_parameters()}
+        brain.step = 1
+        batch = next(iter(loader))
+        brain.fit_batch(batch)
+        return brain, batch, before
+
+    return run
+
+
+def changed(brain, before):
+    return {n for n, p in brain.model.named_parameters() if not torch.equal(p, before[n])}
+
+
+def test_columns_without_words_and_labels_of_frames_reach_the_objective(step):
+    objective = Observed()
+    frames = DynamicItem(["duration"], lambda d: torch.arange(int(10 * d)), ["frame_encoded"])
+    brain, batch, _ = step(objective, [frames])
+    encoder = brain.hparams.label_encoders["spk_id"]
+    assert len(encoder.lab2ind) == 8
+    expected = [encoder.lab2ind[speaker] for speaker in batch.spk_id]
+    assert objective.labels["spk_id"].tolist() == expected
+    same = torch.tensor([[float(a == b) for b in batch.spk_id] for a in batch.spk_id])
+    torch.testing.assert_close(label_matrix(objective.labels["spk_id"]), same)
+    assert objective.labels["frame"].dim() == 2
+    assert len(objective.labels["frame"]) == len(batch.id)
+
+
+def test_encoders_can_have_rates_of_their_own(step):
+    brain, _, before = step(lr_audio=0.0, lr_text=1e-2)
+    rest, audio, text = brain.optimizer.param_groups
+    for group, module in ((audio, brain.model.audio_encoder), (text, brain.model.text_encoder)):
+        assert [id(p) for p in group["params"]] == [id(p) for p in module.parameters()]
+    assert audio["lr"] == 0.0
+    assert text["lr"] == pytest.approx(10 * rest["lr"])
+    moved = {name.split(".")[0] for name in changed(brain, before)}
+    assert "audio_encoder" not in moved
+    assert {"text_encoder", "pooling", "audio_projections"} <= moved
+
+
+def test_one_rate_is_one_group(step):
+    brain, _, before = step()
+    assert len(brain.optimizer.param_groups) == 1
+    assert {name.split(".")[0] for name in changed(brain, before)} >= {
+        "audio_encoder", "text_encoder"
+    }  # fmt: skip
