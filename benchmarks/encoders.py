@@ -5,93 +5,114 @@
     python benchmarks/encoders.py --size tiny --families wavlm     # seconds, to try it
 
 The stock path is SpeechBrain's lobe and `StatisticsPooling`, batches drawn at random, its
-`TextEncoder` on every prompt of the batch, everything trained. The other rows change one
-piece each, and the last ones all of them. Printed as Markdown: utterances per second of
-training steps and of inference, peak memory, padding, and the largest difference between
-an utterance's embedding alone and in a batch; then what each piece brings by itself,
-WavLM's attention alone, and the step of ML-GEmo-CLAP over that of Emo-CLAP.
-
-How it is measured:
+`TextEncoder` on every prompt of the batch, everything trained. The other rows change one piece
+each, and the last ones all of them. How it is measured:
 
 - Real architectures, random weights, the same in every row; LayerDrop off.
-- A row is measured in a process of its own, warmed up. A round measures every row of a
-  family once; figures are medians over rounds, ratios medians of the ratios within a round.
-- The samplers see the whole corpus with its true durations. The batches measured stand for
-  the epoch: equal strata of the batches by padded length, of each the nearest to its mean.
-  Their waveforms are noise, shortened by `--duration-scale`, which keeps the padding's share.
-- Batches are made beforehand, so that reading audio is not measured.
-- Padding is that of a whole epoch of the row's training batches.
+- A row is measured in a process of its own, warmed up. A round measures every row once; figures
+  are medians over rounds, ratios medians of the ratios within a round.
+- The samplers see the whole corpus with its true durations; padding is that of a whole epoch. The
+  batches measured stand for it: equal strata by padded length, of each the nearest to its mean.
+  Waveforms are noise, made beforehand, shortened by `--duration-scale`, which keeps the padding.
 - Inference: audio only, the classes' texts encoded once; `pooled` rows sort by length.
-- Peak memory: of training, weights and optimiser included. On a GPU
-  `torch.cuda.max_memory_allocated`; on the CPU the growth of the process's resident set,
-  loading included.
-- Embeddings: pooled frames in float32, of eight utterances of a random batch, shortest and
-  longest among them.
-- Where a batch does not fit a GPU, the next smaller size that does is measured, and said.
+- Peak memory: of training, weights and optimiser included. On a GPU what torch allocated; on the
+  CPU the growth of the process's resident set, loading included.
+- Alone vs batch: largest difference between an embedding (pooled frames, float32) of an utterance
+  alone and in a batch, over eight of a random batch, shortest and longest among them.
+- Where a batch does not fit a GPU, the family is measured anew with half of it, and that is said.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+import logging
+import multiprocessing
 import os
-import platform
+import re
+import resource
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import warnings
+from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
+from collections import defaultdict, namedtuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
-from encoder_attention import AttentionSetting, attention_memory, attention_seconds
-from encoder_batches import (
-    PROMPTS,
-    Corpus,
-    epoch_batches,
-    padded_seconds,
-    read_durations,
-    typical_batches,
-)
-from encoder_models import FAMILIES, SIZES, save_audio_model, save_text_model
-from encoder_processes import in_child
-from encoder_report import (
-    attention_table,
-    gains_table,
-    goal,
-    paired_ratio,
-    ratio,
-    rows_table,
-)
-from encoder_rounds import ALL, STOCK, Rounds, all_together, rows_of
-from encoder_steps import Setting, heads_ratio
+import transformers
+from padding import SAMPLE_RATE, make_batches, read_seconds, typical_batches
+from speechbrain.integrations.huggingface import hubert, textencoder, wav2vec2, wavlm
+from speechbrain.nnet.pooling import StatisticsPooling
+from torch import Tensor, nn
 
 from gemoclap_sb.data.samplers import speech_share
+from gemoclap_sb.lobes.attention import FusedWavLMAttention
+from gemoclap_sb.lobes.ssl import SSLEncoder
+from gemoclap_sb.lobes.text import TextEncoder
+from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.objectives import contrastive
 
+# Duration scale, batches and rounds; those of base fit two cores and ten minutes.
+DEFAULTS = {"tiny": (0.1, 2, 2), "base": (0.125, 1, 2), "large": (0.05, 1, 1), "cuda": (1.0, 8, 3)}
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+# flex_attention takes heads of sixteen columns or more.
+SHAPES = {"tiny": (64, 2, 4, 128), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
+LOBES = {"wavlm": wavlm.WavLM, "hubert": hubert.HuBERT, "wav2vec2": wav2vec2.Wav2Vec2}
+# SpeechBrain has none for data2vec-audio; that of wav2vec 2.0 loads it.
+LOBES["data2vec"] = LOBES["wav2vec2"]
+EMOTIONS = [f"this person sounds {word}" for word in ("angry", "happy", "neutral", "sad")]
+SENTENCES = {"emotion": EMOTIONS, "gender": ["a female speaker", "a male speaker"]}
+WEIGHTS = {"emotion": 0.9, "gender": 0.1}
 PARTS = ("attention", "heads", "rows")
-# Duration scale, batches and rounds by size on the CPU; base fits two cores and ten minutes.
-_CPU_DEFAULTS = {"tiny": (0.1, 2, 2), "base": (0.125, 1, 2), "large": (0.05, 1, 1)}
-_CUDA_DEFAULTS = (1.0, 8, 3)
+STOCK, ALL = "stock path", "all together"
+# Frozen builds no graph; no gradient, the stock lobe's way, does. Infers: inference differs.
+Row = namedtuple("Row", "name lobe attention batching prompts front_end infers")
+ROWS = [
+    Row(STOCK, "stock", "eager", "random", "every", "trained", True),
+    Row("our lobe", "ours", "eager", "random", "every", "trained", True),
+    Row("sdpa", "ours", "sdpa", "random", "every", "trained", True),
+    Row("flex", "ours", "flex", "random", "every", "trained", True),
+    Row("sampler", "stock", "eager", "pooled", "every", "trained", True),
+    Row("prompts", "stock", "eager", "random", "distinct", "trained", False),
+    Row("freezing, stock", "stock", "eager", "random", "every", "no gradient", False),
+    Row("freezing", "ours", "eager", "random", "every", "frozen", False),
+    Row("all but freezing", "ours", "sdpa", "pooled", "distinct", "trained", False),
+    Row(ALL, "ours", "sdpa", "pooled", "distinct", "frozen", True),
+    Row(f"{ALL}, flex", "ours", "flex", "pooled", "distinct", "frozen", True),
+    Row(f"{ALL}, checkpointed", "ours", "sdpa", "pooled", "distinct", "frozen", False),
+]
+# A piece, the row that has it, and the row that lacks this piece only.
+GAINS = [
+    ("lobe, pooling, text lobe", "our lobe", STOCK),
+    ("attention: eager to sdpa", "sdpa", "our lobe"),
+    ("attention: eager to flex, no dropout", "flex", "our lobe"),
+    ("sampler: random to length-pooled", "sampler", STOCK),
+    ("prompts: all to distinct", "prompts", STOCK),
+    ("front end: trained to requires_grad=False", "freezing, stock", STOCK),
+    ("front end: trained to frozen without a graph", "freezing", "our lobe"),
+    ("front end: requires_grad=False to no graph", "freezing", "freezing, stock"),
+    ("all but freezing: the same weights trained", "all but freezing", STOCK),
+    ("all together", ALL, STOCK),
+    ("all together, flex, no attention dropout", f"{ALL}, flex", STOCK),
+    ("gradient checkpointing", f"{ALL}, checkpointed", ALL),
+]
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line and fill in what depends on size and device."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: Sequence[str] | None) -> Namespace:
+    """Read the command line, what depends on size and device, and the durations."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     add = parser.add_argument
-    add("--size", choices=SIZES, default="base")
+    add("--size", choices=SHAPES, default="base")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is autocast")
-    add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    add(
-        "--ablation",
-        nargs="*",
-        choices=FAMILIES,
-        default=["wavlm"],
-        help="families with a row for each piece; the others have stock path and all together",
-    )
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    add("--families", nargs="+", choices=LOBES, default=list(LOBES))
+    add("--ablation", nargs="*", choices=LOBES, default=["wavlm"], help="with a row per piece")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS)
     add("--durations", type=Path, help="CSV file; default IEMOCAP's, else a log-normal sample")
     add("--column", default="duration", help="its column of seconds")
     add("--duration-scale", type=float, help="factor on the waveforms' lengths")
@@ -105,204 +126,417 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=torch.get_num_threads())
     add("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
+    options.on_cpu = options.device == "cpu"
+    if not options.on_cpu and not torch.cuda.is_available():
         parser.error("--device cuda: expected a GPU that torch can use, found none")
-    on_cpu = options.device == "cpu"
-    defaults = _CPU_DEFAULTS[options.size] if on_cpu else _CUDA_DEFAULTS
+    defaults = DEFAULTS[options.size if options.on_cpu else "cuda"]
     for name, default in zip(("duration_scale", "batches", "rounds"), defaults, strict=True):
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-        if not getattr(options, name) > 0:
-            parser.error(f"--{name.replace('_', '-')}: expected more than 0")
+        setattr(options, name, getattr(options, name) or default)
+    options.autocast = (options.device, torch.bfloat16, options.precision == "bf16")
+    options.seconds, options.origin = read_seconds(options.durations, options.column, options.seed)
     return options
 
 
-def describe_device(device: str) -> str:
-    """Name the hardware; in a process of its own, since it starts the driver."""
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        return f"{properties.name}, {properties.total_memory / 1024**3:.0f} GiB"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, CPU"
+def prepare(options: Namespace) -> None:
+    """Set up a measuring process."""
+    # The stock path's deprecation notes would stand between the tables.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
 
 
-def header(options: argparse.Namespace, corpus: Corpus, origin: str) -> str:
-    """Say what was run, on what, with which versions."""
-    seconds, size = corpus.durations, options.batch_size
-    batchings = []
+def in_child(function: Callable, options: Namespace, *arguments: object) -> object:
+    """Call a function in a fresh process, where no memory of other measurements is left."""
+    context = multiprocessing.get_context("forkserver")
+    libraries = ("gemoclap_sb.", "speechbrain.integrations.", "transformers.models.")
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith(libraries)])
+    with ProcessPoolExecutor(1, context, prepare, (options,)) as pool:
+        try:
+            return pool.submit(function, options, *arguments).result()
+        except BrokenExecutor as error:
+            raise RuntimeError("the process died; if for lack of memory, cut --size") from error
+
+
+def peak_memory(options: Namespace) -> float:
+    """Peak of this process in MiB: the allocator's on a GPU, the resident set's on the CPU."""
+    if not options.on_cpu:
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of bytes, of kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def by_turns(options: Namespace, calls: Sequence[Callable], turns: int) -> list[list[float]]:
+    """Seconds of each call, A B B A: none always finds another's memory in the cache."""
+    wait = (lambda: None) if options.on_cpu else torch.cuda.synchronize
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(turns):
+        for place in range(len(calls))[:: -1 if turn % 2 else 1]:
+            wait()
+            start = time.perf_counter()
+            calls[place]()
+            wait()
+            seconds[place].append(time.perf_counter() - start)
+    return seconds
+
+
+def save_models(options: Namespace) -> None:
+    """Save the published architectures with random weights; both paths load the same."""
+    shape = dict(zip(SHAPE, SHAPES[options.size], strict=True))
+    for family in dict.fromkeys([*options.families, "wavlm"]):
+        # A layer skipped by LayerDrop would be time saved by chance.
+        settings = shape | {"layerdrop": 0.0, "attention_dropout": options.attention_dropout}
+        settings |= {"conv_dim": [16] * 7} if options.size == "tiny" else {}
+        if options.size == "large" and family != "data2vec":
+            # data2vec-audio has one kind of front end and of layers only.
+            settings |= {"feat_extract_norm": "layer", "conv_bias": True}
+            settings["do_stable_layer_norm"] = True
+        name, folder = family.replace("data2vec", "data2vec-audio"), options.folder / family
+        config = transformers.AutoConfig.for_model(name, **settings)
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    # Every word becomes a token, as in the published vocabulary.
+    texts = [sentence for of in SENTENCES.values() for sentence in of]
+    words = transformers.RobertaTokenizer().train_new_from_iterator(texts, 600, show_progress=False)
+    words.save_pretrained(options.folder / "text")
+    # Of FacebookAI/roberta-base, which the project pairs with every audio encoder.
+    text = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+    text |= {"pad_token_id": words.pad_token_id} | (shape if options.size == "tiny" else {})
+    model = transformers.RobertaModel(transformers.RobertaConfig(**text), add_pooling_layer=False)
+    model.save_pretrained(options.folder / "text")
+
+
+class EveryPromptGEmoCLAP(GEmoCLAP):
+    """`GEmoCLAP` that encodes the prompt of every utterance, equal ones again and again."""
+
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Embed N sentences, [N, D], L2-normalised."""
+        vectors = self.text_projection(self.text_encoder(list(sentences)))
+        return nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def build_model(options: Namespace, family: str, row: Row, heads: Sequence[str]) -> GEmoCLAP:
+    """Put the lobes of a row into a GEmoCLAP; projections are the same on both paths."""
+    audio_paths, text_paths = ([str(options.folder / name)] * 2 for name in (family, "text"))
+    settings: dict[str, object] = {"freeze_feature_extractor": row.front_end != "trained"}
+    if row.lobe == "stock":
+        audio = LOBES[family](*audio_paths, **settings).float()
+        text = textencoder.TextEncoder(*text_paths, freeze=False)
+        # The vector of the first token, as ours gives.
+        text.register_forward_hook(lambda _, inputs, tokens: tokens[:, 0])
+        mean = StatisticsPooling(return_std=False)
+        settings = {"pooling": lambda frames, counts: mean(frames, counts / frames.shape[1])[:, 0]}
+        settings["audio_size"] = audio.model.config.hidden_size
+        settings["text_size"] = text.model.config.hidden_size
+    else:
+        settings["attention_dropout"] = 0.0 if row.attention == "flex" else None
+        settings["gradient_checkpointing"] = row.name.endswith("checkpointed")
+        audio = SSLEncoder(*audio_paths, attention=row.attention, **settings)
+        text, settings = TextEncoder(*text_paths), {}
+    model_class = EveryPromptGEmoCLAP if row.prompts == "every" else GEmoCLAP
+    return model_class(audio, text, heads=heads, **settings).to(options.device)
+
+
+def make_batch(options: Namespace, indices: Sequence[int]) -> tuple[Tensor, Tensor, dict, dict]:
+    """Make waveforms, their relative lengths, sentences and classes, the same in every batch."""
+    wavs = []
+    for index in indices:
+        # The encoders' first frame takes 0.025 s.
+        count = round(max(options.seconds[index] * options.duration_scale, 0.05) * SAMPLE_RATE)
+        noise = np.random.default_rng((options.seed, index)).standard_normal(count)
+        loudness = 0.1 * (1.1 + np.sin(np.arange(count) / SAMPLE_RATE * 2 * np.pi * 4))
+        wavs.append(torch.from_numpy(noise * loudness).float())
+    padded = nn.utils.rnn.pad_sequence(wavs, batch_first=True).to(options.device)
+    lengths = torch.tensor([len(wav) for wav in wavs], device=options.device)
+    sentences = {name: [of[i % len(of)] for i in indices] for name, of in SENTENCES.items()}
+    indices = torch.tensor(indices, device=options.device)
+    labels = {name: indices % len(of) for name, of in SENTENCES.items()}
+    return padded, lengths / lengths.max(), sentences, labels
+
+
+def rate(options: Namespace, call: Callable, batching: str, size: int) -> float:
+    """Utterances per second of a call on batches that stand for an epoch."""
+    count = -(-options.batches * options.batch_size // size)
+    picked = typical_batches(batching, options.seconds, size, options.seed, count)
+    batches = [make_batch(options, indices) for indices in picked]
+    # A GPU compiles kernels for each shape, so it sees all of them; for a slow CPU four will do.
+    middling = np.argsort(options.seconds)[len(options.seconds) // 2 :][:4].tolist()
+    for batch in [make_batch(options, middling)] if options.on_cpu else batches:
+        call(*batch)
+    ((seconds,),) = by_turns(options, [lambda: [call(*batch) for batch in batches]], 1)
+    return sum(map(len, picked)) / seconds
+
+
+def make_step(options: Namespace, model: GEmoCLAP, objective: nn.Module) -> Callable:
+    """Make the function that trains on a batch."""
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5)
+
+    def step(wavs: Tensor, wav_lens: Tensor, sentences: dict, labels: dict) -> None:
+        optimizer.zero_grad()
+        with torch.autocast(*options.autocast):
+            outputs = model(wavs, wav_lens, {head: sentences[head] for head in model.heads})
+            loss = objective(outputs, labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(options: Namespace, family: str, row: Row, size: int) -> dict[str, float | None]:
+    """Measure the figures of a row, None for those left out."""
+    before = peak_memory(options)
+    model = build_model(options, family, row, ["emotion"])
+    step = make_step(options, model, contrastive.SoftLabelObjective(WEIGHTS))
+    figures = {"size": size, "training": rate(options, step, row.batching, size)}
+    figures |= {"memory": peak_memory(options) - before, "inference": None, "difference": None}
+    if not all(parameter.isfinite().all() for parameter in model.eval().parameters()):
+        raise RuntimeError(f"{family}, {row.name}: expected finite weights, found others")
+    epoch = make_batches(row.batching, options.seconds, size, options.seed, epoch=1)
+    figures["padding"] = 100 * (1 - speech_share(options.seconds, epoch))
+    torch.set_grad_enabled(False)
+    if row.infers:
+        encode, way = model.encode_audio, "sorted" if row.batching == "pooled" else "random"
+        with torch.autocast(*options.autocast):
+            classes = model.encode_classes([[sentence] for sentence in EMOTIONS]).T
+            figures["inference"] = rate(options, lambda *of: encode(*of[:2]) @ classes, way, size)
+    if row.name in (STOCK, "our lobe", ALL):
+        # A GPU's convolutions round to ten bits by default, which is no property of the lobes.
+        torch.backends.cudnn.allow_tf32 = False
+        (chosen,) = typical_batches("random", options.seconds, size, options.seed, 1)
+        chosen = sorted(chosen, key=lambda index: options.seconds[index])
+        chosen = [chosen[int(place)] for place in np.linspace(0, len(chosen) - 1, min(8, size))]
+        batches = [make_batch(options, of) for of in (chosen, *([index] for index in chosen))]
+        together, *alone = (model.pool(*batch[:2]) for batch in batches)
+        figures["difference"] = float((torch.cat(alone) - together).abs().max())
+    return figures
+
+
+def measure_heads(options: Namespace, family: str, turns: int) -> list[list[float]]:
+    """Seconds of steps of Emo-CLAP and of ML-GEmo-CLAP on the same encoders."""
+    (row,) = (row for row in rows_of(options, family) if row.name == ALL)
+    (of,) = typical_batches(row.batching, options.seconds, options.batch_size, options.seed, 1)
+    objectives = (contrastive.EmoCLAPObjective(), contrastive.MultiTaskObjective(WEIGHTS))
+    emotion, multi = (build_model(options, family, row, one.heads) for one in objectives)
+    multi.audio_encoder, multi.text_encoder = emotion.audio_encoder, emotion.text_encoder
+    pairs = zip((emotion, multi), objectives, strict=True)
+    calls = [partial(make_step(options, *pair), *make_batch(options, of)) for pair in pairs]
+    by_turns(options, calls, 1)
+    return by_turns(options, calls, turns)
+
+
+def measure_attention(options: Namespace, names: list[str], dropout: float, turns: int) -> tuple:
+    """Seconds of forward and backward of WavLM's attention by name, and the peak in MiB."""
+    config = transformers.AutoConfig.from_pretrained(options.folder / "wavlm")
+    config.update({"num_hidden_layers": 4, "attention_dropout": dropout})
+    # One frame less than fifty a second, as the front end gives.
+    shape = (2 if options.on_cpu else 8, round(options.attention_seconds * 50) - 1)
+    frames = torch.randn(*shape, config.hidden_size, device=options.device, requires_grad=True)
+
+    def run(layers: nn.ModuleList) -> None:
+        hidden, bias = frames, None
+        with torch.autocast(*options.autocast):
+            for layer in layers:
+                hidden, _, bias = layer.attention(hidden, position_bias=bias)
+        hidden.float().square().mean().backward()
+        layers.zero_grad()
+
+    calls = []
+    for name in names:
+        layers = transformers.AutoModel.from_config(config).encoder.layers.to(options.device)
+        for layer in layers.train() if name != "eager" else ():
+            layer.attention = FusedWavLMAttention(layer.attention, name)
+        calls.append(partial(run, layers.train()))
+    before = peak_memory(options)
+    by_turns(options, calls, 1)
+    if not options.on_cpu:
+        # Compilation takes memory that training does not.
+        torch.cuda.reset_peak_memory_stats()
+        before = peak_memory(options)
+    return by_turns(options, calls, turns), peak_memory(options) - before
+
+
+def rows_of(options: Namespace, family: str) -> list[Row]:
+    """List the rows of a family, the stock path first."""
+    rows = ROWS if options.gradient_checkpointing else ROWS[:-1]
+    if family not in options.ablation:
+        rows = [row for row in rows if row.name.startswith((STOCK, ALL))]
+    if family == "wavlm":
+        # flex_attention has no backward pass on the CPU.
+        return [row for row in rows if row.attention != "flex" or not options.on_cpu]
+    # transformers takes sdpa by itself for the others.
+    others = {"eager": "sdpa", "sdpa": "auto"}
+    rows = [row for row in rows if row.attention in others and row.name != "sdpa"]
+    return [row._replace(attention=others[row.attention]) for row in rows]
+
+
+def measure_rows(options: Namespace) -> dict[str, dict[str, dict[str, list]]]:
+    """Measure by turns: lists of figures by family and row. Print where memory was short."""
+    results = {family: defaultdict(lambda: defaultdict(list)) for family in options.families}
+    sizes, start = dict.fromkeys(options.families, options.batch_size), time.monotonic()
+    for done in range(options.rounds):
+        if done and time.monotonic() + (time.monotonic() - start) / done > options.deadline:
+            break
+        for family in options.families:
+            rows, taken = rows_of(options, family), []
+            while len(taken) < len(rows):
+                row, size = rows[len(taken)], sizes[family]
+                print(f"round {done + 1}: {family}, {row.name}", file=sys.stderr)
+                try:
+                    taken.append(in_child(measure, options, family, row, size))
+                except torch.OutOfMemoryError:
+                    print(f"{family}, {row.name}: no memory for batches of {size}.\n", flush=True)
+                    if size == 1:
+                        raise
+                    sizes[family], taken = size // 2, []
+            for row, figures in zip(rows, taken, strict=True):
+                for figure, value in figures.items():
+                    results[family][row.name][figure].append(value)
+    return results
+
+
+def ratios(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float]:
+    """Divide figures of the same round, where both were taken."""
+    return [a / b for a, b in zip(ours, theirs, strict=True) if None not in (a, b)]
+
+
+def middle(figures: Sequence[float | None], form: str = ".2f") -> str:
+    """Write the median of the figures that were taken."""
+    known = [figure for figure in figures if figure is not None]
+    return format(median(known), form) if known else ""
+
+
+def goal(what: str, value: float, bound: str, limit: float) -> str:
+    """Say whether a goal of at `least` or at `most` so much is reached."""
+    is_reached = value >= limit if bound == "least" else value <= limit
+    shown = f"{value:.2f}" if limit > 0.01 else f"{value:.1e}"
+    return f"- {what}: {shown}, goal at {bound} {limit:g}: {'' if is_reached else 'not '}reached"
+
+
+def print_table(columns: str, rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table; bars part the columns' names."""
+    names = columns.split(" | ")
+    for row in (names, ["---"] * len(names), *rows):
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def header(options: Namespace) -> str:
+    """Say what is run, on what, with which versions; in a child, since it starts the driver."""
+    seconds, size, ways = options.seconds, options.batch_size, []
     for batching in ("random", "pooled", "sorted"):
-        epoch = epoch_batches(corpus, batching, size)
-        picked = typical_batches(seconds, epoch, options.batches)
-        batchings.append(
-            f"{batching} {100 * (1 - speech_share(seconds, epoch)):.1f} % "
-            f"({padded_seconds(seconds, epoch):.2f} s; {padded_seconds(seconds, picked):.2f} s)"
-        )
-    packages = ("torch", "transformers", "speechbrain")
-    return "\n".join(
-        [
-            f"# Encoders, {options.size}, {options.device}, {options.precision}",
-            "",
-            f"- {in_child(describe_device, options.device)}; {os.cpu_count()} cores, "
-            f"{options.threads} threads; Python {platform.python_version()}, "
-            + ", ".join(f"{package} {version(package)}" for package in packages),
-            f"- Durations: {origin}, {len(seconds)} utterances of {min(seconds):.2f} s to "
-            f"{max(seconds):.2f} s, mean {sum(seconds) / len(seconds):.2f} s; waveforms "
-            f"shortened to {options.duration_scale:g} of that",
-            f"- Padding over a whole epoch in batches of {size} (mean padded length before "
-            "shortening; that of the batches measured): " + ", ".join(batchings),
-            f"- Batches in a measurement: {options.batches} of {size}, up to "
-            f"{options.rounds} rounds by turns; attention dropout {options.attention_dropout:g}; "
-            f"Adam; seed {options.seed}",
-            "- Text encoder: "
-            + ("a small RoBERTa" if options.size == "tiny" else "RoBERTa-base, trained"),
-        ]
-    )
+        epoch = make_batches(batching, seconds, size, options.seed, epoch=1)
+        picked = typical_batches(batching, seconds, size, options.seed, options.batches)
+        means = [np.mean([seconds[batch].max() for batch in of]) for of in (epoch, picked)]
+        padding = 100 * (1 - speech_share(seconds, epoch))
+        ways.append(f"{batching} {padding:.1f} % ({means[0]:.2f} s; {means[1]:.2f} s)")
+    if options.on_cpu:
+        cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        device = f"{(re.findall('model name.*: (.*)', cpus) or [os.uname().machine])[0]}, CPU"
+    else:
+        properties = torch.cuda.get_device_properties(0)
+        device = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "speechbrain")]
+    return f"""# Encoders, {options.size}, {options.device}, {options.precision}
+
+- {device}; {os.cpu_count()} cores, {options.threads} threads; Python \
+{sys.version.split()[0]}, {", ".join(versions)}
+- Durations: {options.origin}, {len(seconds)} utterances of {min(seconds):.2f} s to \
+{max(seconds):.2f} s, mean {seconds.mean():.2f} s; waveforms shortened to \
+{options.duration_scale:g} of that
+- Padding over a whole epoch in batches of {size} (mean padded length before shortening; that of \
+the batches measured): {", ".join(ways)}
+- Batches in a measurement: {options.batches} of {size}, up to {options.rounds} rounds by turns; \
+attention dropout {options.attention_dropout:g}; Adam; seed {options.seed}
+- Text encoder: {"a small RoBERTa" if options.size == "tiny" else "RoBERTa-base, trained"}"""
 
 
-def save_models(folder: Path, options: argparse.Namespace) -> None:
-    """Write the models of the run; in a process of its own, for the memory it takes."""
-    sentences = [
-        sentence
-        for attribute in PROMPTS.attributes
-        for of_class in PROMPTS.class_sentences(attribute)
-        for sentence in of_class
-    ]
-    save_text_model(folder / "text", options.size, sentences, options.seed)
-    for family in options.families:
-        save_audio_model(
-            folder / family, family, options.size, options.attention_dropout, options.seed
-        )
-
-
-def run_attention(options: argparse.Namespace) -> list[str]:
+def run_attention(options: Namespace) -> list[str]:
     """Measure and print WavLM's attention alone; return what became of its goals."""
-    on_cpu = options.device == "cpu"
-    setting = AttentionSetting(
-        options.size,
-        seconds=options.attention_seconds,
-        batch_size=2 if on_cpu else 8,
-        layers=2 if options.size == "tiny" else 4,
-        dropout=options.attention_dropout,
-        device=options.device,
-        precision=options.precision,
-        threads=options.threads,
-        seed=options.seed,
-    )
-    repetitions = 3 if on_cpu else 20
-    figures = []
+    size, turns = (2, 3) if options.on_cpu else (8, 20)
+    lines, goals = [], []
     for dropout in dict.fromkeys((0.0, options.attention_dropout)):
-        setting = dataclasses.replace(setting, dropout=dropout)
-        # flex_attention has no dropout, and on the CPU no backward pass.
-        names = ["eager", "sdpa"] + (["flex"] if not on_cpu and dropout == 0 else [])
-        seconds = in_child(attention_seconds, setting, names, repetitions)
-        memory = {name: in_child(attention_memory, setting, name) for name in names}
-        figures.append((dropout, seconds, memory))
-    print(
-        f"\n## WavLM attention alone\n\nForward and backward of {setting.layers} attention "
-        f"modules in a row, {setting.batch_size} utterances of {setting.seconds:g} s, "
-        f"{repetitions} repetitions by turns.\n\n" + attention_table(figures),
-        flush=True,
-    )
-    lines = []
-    for dropout, seconds, memory in figures:
-        for name in seconds.keys() - {"eager"}:
-            what = f"WavLM attention alone, dropout {dropout:g}, "
-            if on_cpu:
-                speed = paired_ratio(seconds["eager"], seconds[name])
-                lines.append(goal(f"{what}time of eager over {name}", speed, 1.2, at_least=True))
-            else:
-                share = memory[name] / memory["eager"]
-                lines.append(goal(f"{what}peak of {name} over eager", share, 0.5, at_least=False))
-    return sorted(lines)
+        # flex_attention has no dropout.
+        names = ["eager", "sdpa"] + (["flex"] if not options.on_cpu and dropout == 0 else [])
+        seconds, _ = in_child(measure_attention, options, names, dropout, turns)
+        peaks = [in_child(measure_attention, options, [name], dropout, 1)[1] for name in names]
+        for name, of, peak in zip(names, seconds, peaks, strict=True):
+            speed, share = median(ratios(seconds[0], of)), peak / peaks[0]
+            line = [f"{dropout:g}", name, f"{median(of):.4f}", f"{speed:.2f}"]
+            lines.append([*line, f"{peak:.0f}", f"{share:.2f}"])
+            what = f"WavLM attention alone, dropout {dropout:g}"
+            if name != "eager" and options.on_cpu:
+                goals.append(goal(f"{what}, time of eager over {name}", speed, "least", 1.2))
+            elif name != "eager":
+                goals.append(goal(f"{what}, peak of {name} over eager", share, "most", 0.5))
+    print("\n## WavLM attention alone\n\nForward and backward of 4 attention modules in a row,")
+    print(f"{size} utterances of {options.attention_seconds:g} s, {turns} repetitions by turns.\n")
+    columns = "dropout | attention | seconds | eager / it, time | peak MiB | it / eager, peak"
+    print_table(columns, lines)
+    return goals
 
 
-def run_heads(options: argparse.Namespace, setting: Setting, folder: Path) -> list[str]:
-    """Measure and print an ML-GEmo-CLAP step over an Emo-CLAP step."""
-    family = options.families[0]
-    repetitions = 4 if options.device == "cpu" else 10
-    variant = all_together(family, options.batch_size)
-    emotion, multi = in_child(
-        heads_ratio, setting, variant, family, str(folder / family), repetitions
-    )
-    value = paired_ratio(multi, emotion)
-    print(
-        f"\n## ML-GEmo-CLAP over Emo-CLAP\n\n{family}, all together, the same encoders and "
-        f"batches, {len(multi)} steps each by turns: median {median(multi):.3f} s over "
-        f"{median(emotion):.3f} s, ratio {value:.3f}.",
-        flush=True,
-    )
-    return [goal(f"{family}, step of ML over step of Emo-CLAP", value, 1.1, at_least=False)]
+def run_heads(options: Namespace) -> list[str]:
+    """Measure and print a step of ML-GEmo-CLAP over one of Emo-CLAP; return its goal."""
+    family, turns = options.families[0], 4 if options.on_cpu else 40
+    emotion, multi = in_child(measure_heads, options, family, turns)
+    value = median(ratios(multi, emotion))
+    print("\n## ML-GEmo-CLAP over Emo-CLAP\n")
+    print(f"{family}, all together, the same encoders and batches, {turns} steps each by turns:")
+    print(f"median {median(multi):.3f} s over {median(emotion):.3f} s, ratio {value:.3f}.")
+    return [goal(f"{family}, step of ML over step of Emo-CLAP", value, "most", 1.1)]
 
 
-def run_rows(
-    options: argparse.Namespace, setting: Setting, folder: Path, deadline: float
-) -> list[str]:
-    """Measure and print the rows and the gains."""
-    rows = {
-        family: rows_of(
-            family,
-            options.device,
-            family in options.ablation,
-            options.gradient_checkpointing,
-            options.batch_size,
-        )
-        for family in options.families
-    }
-    rounds = Rounds(setting, rows, folder)
-    rounds.run(options.rounds, deadline)
-    print("\n## Rows\n\n" + rows_table(rows, rounds.results))
-    for line in rounds.shortages:
-        print(f"\n{line}.")
-    print(
-        "\n## What each piece brings by itself\n\n" + gains_table(rows, rounds.results), flush=True
-    )
-    lines = []
-    for family, results in rounds.results.items():
-        # With the stock path at a smaller batch, ours at the same size is the fair one.
-        for name in [name for name in results if name.startswith(ALL)]:
-            speed = ratio(results[name], results[STOCK], lambda measured: measured.training)
-            what = f"{family}, training, {name} over {STOCK}"
-            lines.append(goal(what, speed, 3.0 if options.device == "cpu" else 5.0, at_least=True))
-        difference = results[ALL][0].difference
+def run_rows(options: Namespace) -> list[str]:
+    """Measure and print the rows and the gains; return what became of their goals."""
+    print("\n## Rows\n", flush=True)
+    results = measure_rows(options)
+    lines, gains, goals = [], [], []
+    for family, of in results.items():
+        for row in rows_of(options, family):
+            figures = of[row.name]
+            attention = row.attention + (", dropout 0" if row.attention == "flex" else "")
+            line = [family, row.name, row.lobe, attention, *row[3:6]]
+            line += [str(figures["size"][-1]), str(len(figures["size"]))]
+            for figure in ("training", "inference"):
+                times = ratios(figures[figure], of[STOCK][figure])
+                line += [middle(figures[figure]), middle(times)]
+            for figure, form in (("memory", ".0f"), ("padding", ".1f"), ("difference", ".1e")):
+                line.append(middle(figures[figure], form))
+            lines.append(line)
+            if row.name.startswith(ALL):
+                speed = median(ratios(figures["training"], of[STOCK]["training"]))
+                what = f"{family}, training, {row.name} over {STOCK}"
+                goals.append(goal(what, speed, "least", 3 if options.on_cpu else 5))
         what = f"{family}, embedding alone against in a batch"
-        lines.append(goal(what, difference, 1e-4, at_least=False))
-    return lines
+        goals.append(goal(what, median(of[ALL]["difference"]), "most", 1e-4))
+        for piece, name, against in GAINS:
+            if name in of and against in of:
+                pairs = ((of[name][f], of[against][f]) for f in ("training", "inference", "memory"))
+                cells = [middle(ratios(*pair)) for pair in pairs]
+                gains.append([family, piece, f"{name} / {against}", *cells])
+    columns = """family | row | lobe | attention | batches | prompts | front end | batch size | \
+rounds | training utt/s | training x stock | inference utt/s | inference x stock | peak MiB | \
+padding % | alone vs batch"""
+    print_table(columns, lines)
+    print("\n## What each piece brings by itself\n")
+    print_table("family | piece | row / row | training | inference | peak memory", gains)
+    return goals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parse(arguments)
-    started = time.monotonic()
-    durations, origin = read_durations(options.durations, options.column, options.seed)
-    corpus = Corpus(durations, options.duration_scale, options.seed)
-    print(header(options, corpus, origin), flush=True)
-    lines: list[str] = []
-    if "attention" in options.parts:
-        lines += run_attention(options)
-    if {"heads", "rows"} & set(options.parts):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            in_child(save_models, folder, options)
-            setting = Setting(
-                corpus,
-                options.batches * options.batch_size,
-                str(folder / "text"),
-                options.device,
-                options.precision,
-                options.threads,
-            )
-            if "heads" in options.parts:
-                lines += run_heads(options, setting, folder)
-            if "rows" in options.parts:
-                lines += run_rows(options, setting, folder, started + 60 * options.minutes)
-    minutes = (time.monotonic() - started) / 60
-    print(
-        "\n## Goals\n\nMeant for base on the CPU, and for large on a GPU in bf16.\n\n"
-        + "\n".join(lines)
-        + f"\n\nThe run took {minutes:.1f} minutes."
-    )
+    started, goals = time.monotonic(), []
+    options.deadline = started + 60 * options.minutes
+    print(in_child(header, options), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = Path(folder)
+        in_child(save_models, options)
+        for part, run in zip(PARTS, (run_attention, run_heads, run_rows), strict=True):
+            goals += run(options) if part in options.parts else []
+    print("\n## Goals\n\nMeant for base on the CPU, and for large on a GPU in bf16.\n")
+    print("\n".join(goals))
+    print(f"\nThe run took {(time.monotonic() - started) / 60:.1f} minutes.")
 
 
 if __name__ == "__main__":

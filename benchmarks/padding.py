@@ -16,10 +16,10 @@ SpeechBrain's `DynamicBatchSampler` is given quantile boundaries and `max_batch_
 
 from __future__ import annotations
 
-import argparse
 import csv
 import logging
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, RawTextHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,27 +30,11 @@ from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_ba
 
 Batches = list[list[int]]
 SAMPLE_RATE = 16000
+IEMOCAP = Path(__file__).resolve().parents[2] / "shared/data/iemocap_durations.csv"
 
 
 def read_column(path: Path, column: str) -> list[str]:
-    """Read one column of a CSV file.
-
-    Parameters
-    ----------
-    path : Path
-        A CSV file with a header.
-    column : str
-        Name of the column.
-
-    Returns
-    -------
-    values : list of str
-
-    Raises
-    ------
-    ValueError
-        If the file has no such column or no rows.
-    """
+    """Read one column of a CSV file with a header."""
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if column not in (reader.fieldnames or []):
@@ -64,17 +48,29 @@ def read_column(path: Path, column: str) -> list[str]:
     return values
 
 
-def random_batches(samples: np.ndarray, batch_size: int, seed: int, epoch: int) -> Batches:
-    """Batches as SpeechBrain's `shuffle: True` draws them."""
-    sampler = ReproducibleRandomSampler(range(len(samples)), seed=seed, epoch=epoch)
-    return list(BatchSampler(sampler, batch_size, drop_last=False))
+def read_seconds(path: Path | None, column: str, seed: int) -> tuple[np.ndarray, str]:
+    """Durations of a file, by default IEMOCAP's, else some like them; and where they are from."""
+    path = path or (IEMOCAP if IEMOCAP.exists() else None)
+    if path is not None:
+        return np.array(read_column(path, column), dtype=float), path.name
+    # Median, spread and extremes of IEMOCAP's four classes.
+    drawn = np.random.default_rng(seed).lognormal(np.log(3.58), 0.64, 5531).clip(0.58, 34.1)
+    return drawn, "a log-normal sample (median 3.58 s, sigma 0.64)"
 
 
-def dynamic_batches(
-    samples: np.ndarray, batch_size: int, seed: int, epoch: int, buckets: int
+def make_batches(
+    way: str, samples: np.ndarray, batch_size: int, seed: int, epoch: int, number: int = 64
 ) -> Batches:
-    """Batches of SpeechBrain's `DynamicBatchSampler` with quantile boundaries."""
-    boundaries = np.unique(np.quantile(samples, np.linspace(0, 1, buckets + 1)[1:]))
+    """Batches of an epoch: `random`, `sorted`, `pooled` by so many, or `dynamic` in so many."""
+    if way == "random":
+        # As SpeechBrain's `shuffle: True` draws them.
+        sampler = ReproducibleRandomSampler(range(len(samples)), seed=seed, epoch=epoch)
+        return list(BatchSampler(sampler, batch_size, drop_last=False))
+    if way == "sorted":
+        return length_sorted_batches(samples, batch_size)
+    if way == "pooled":
+        return LengthPooledBatchSampler(samples, batch_size, number, seed=seed).batches(epoch)
+    boundaries = np.unique(np.quantile(samples, np.linspace(0, 1, number + 1)[1:]))
     sampler = DynamicBatchSampler(
         range(len(samples)),
         # Large enough for max_batch_ex to be the only limit.
@@ -88,24 +84,21 @@ def dynamic_batches(
     return list(sampler)
 
 
+def typical_batches(
+    way: str, samples: np.ndarray, batch_size: int, seed: int, count: int
+) -> Batches:
+    """Pick full batches for an epoch: of strata by padded length those nearest to the mean."""
+    batches = make_batches(way, samples, batch_size, seed, epoch=1)
+    largest = max(map(len, batches))
+    full = [batch for batch in batches if len(batch) == largest]
+    padded = np.array([samples[batch].max() for batch in full])
+    strata = np.array_split(np.argsort(padded, kind="stable"), min(count, len(full)))
+    distances = [np.abs(padded[stratum] - padded[stratum].mean()) for stratum in strata]
+    return [full[of[far.argmin()]] for of, far in zip(strata, distances, strict=True)]
+
+
 def class_mix(batches: Batches, labels: np.ndarray, batch_size: int) -> list[float]:
-    """Class mix of the full batches (of all where none is full).
-
-    Parameters
-    ----------
-    batches : list of list of int
-        Indices into `labels`.
-    labels : numpy.ndarray of int, [N]
-        Class of every utterance, from 0.
-    batch_size : int
-        Size of a full batch.
-
-    Returns
-    -------
-    mix : list of float
-        Mean and smallest number of classes in a batch, share of batches with one
-        class, mean total variation distance to the corpus's class shares.
-    """
+    """Mean and fewest classes in a batch, share with one class, mean distance to the corpus."""
     # A batch of few utterances is far from the corpus whatever the way of batching.
     full = [batch for batch in batches if len(batch) == batch_size] or batches
     num_classes = int(labels.max()) + 1
@@ -114,52 +107,39 @@ def class_mix(batches: Batches, labels: np.ndarray, batch_size: int) -> list[flo
     present = (counts > 0).sum(axis=1)
     shares = counts / counts.sum(axis=1, keepdims=True)
     distances = np.abs(shares - corpus).sum(axis=1) / 2
-    return [
-        float(present.mean()),
-        float(present.min()),
-        float((present == 1).mean()),
-        float(distances.mean()),
-    ]
+    mix = (present.mean(), present.min(), (present == 1).mean(), distances.mean())
+    return [float(figure) for figure in mix]
 
 
 def measure(
-    make_batches: Callable[[int], Batches],
-    samples: np.ndarray,
-    labels: np.ndarray | None,
-    batch_size: int,
-    epochs: int,
+    epochs: list[Batches], samples: np.ndarray, labels: np.ndarray | None, batch_size: int
 ) -> list[str]:
     """One row of the table: means over the epochs, the smallest of the smallest."""
     rows = []
-    for epoch in range(1, epochs + 1):
-        batches = make_batches(epoch)
+    for batches in epochs:
         full = sum(len(batch) == batch_size for batch in batches)
         row = [100 * speech_share(samples, batches), len(batches), full]
-        if labels is not None:
-            row += class_mix(batches, labels, batch_size)
-        rows.append(row)
+        rows.append(row + ([] if labels is None else class_mix(batches, labels, batch_size)))
     table = np.array(rows, dtype=float)
-    mean = table.mean(axis=0)
-    cells = [f"{mean[0]:.1f}", f"{table[:, 0].min():.1f}", f"{mean[1]:.0f}", f"{mean[2]:.0f}"]
+    mean, smallest = table.mean(axis=0), table.min(axis=0)
+    cells = [f"{mean[0]:.1f}", f"{smallest[0]:.1f}", f"{mean[1]:.0f}", f"{mean[2]:.0f}"]
     if labels is not None:
-        smallest = table[:, 4].min()
-        cells += [f"{mean[3]:.2f}", f"{smallest:.0f}", f"{100 * mean[5]:.1f}", f"{mean[6]:.3f}"]
+        cells += [f"{mean[3]:.2f}", f"{smallest[4]:.0f}", f"{100 * mean[5]:.1f}", f"{mean[6]:.3f}"]
     return cells
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, measure every way of batching, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--durations", type=Path, required=True, help="CSV file, one row each")
-    parser.add_argument("--column", default="duration", help="its column of seconds")
-    parser.add_argument("--labels", help="its column of class labels, for the class mix")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--pool-batches", type=int, nargs="+", default=[64])
-    parser.add_argument("--buckets", type=int, default=40, help="of DynamicBatchSampler")
-    parser.add_argument("--epochs", type=int, default=5, help="averaged over")
-    parser.add_argument("--seed", type=int, default=1)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
+    add = parser.add_argument
+    add("--durations", type=Path, required=True, help="CSV file, one row each")
+    add("--column", default="duration", help="its column of seconds")
+    add("--labels", help="its column of class labels, for the class mix")
+    add("--batch-size", type=int, default=32)
+    add("--pool-batches", type=int, nargs="+", default=[64])
+    add("--buckets", type=int, default=40, help="of DynamicBatchSampler")
+    add("--epochs", type=int, default=5, help="averaged over")
+    add("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     # Else DynamicBatchSampler's notes on every epoch stand between the rows.
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
@@ -173,28 +153,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     header = ["batching", "speech %", "worst epoch %", "batches", "full"]
     labels = None
     if options.labels is not None:
-        names, labels = np.unique(
-            read_column(options.durations, options.labels), return_inverse=True
-        )
-        shares = np.bincount(labels) / len(labels)
-        listed = (f"{name} {100 * share:.1f} %" for name, share in zip(names, shares, strict=True))
-        print("classes in the corpus: " + ", ".join(listed))
+        column = read_column(options.durations, options.labels)
+        names, labels, counts = np.unique(column, return_inverse=True, return_counts=True)
+        shares = zip(names, 100 * counts / len(labels), strict=True)
+        listed = ", ".join(f"{name} {share:.1f} %" for name, share in shares)
+        print(f"classes in the corpus: {listed}")
         header += ["classes per batch", "fewest", "one class %", "distance to corpus"]
 
-    ways: dict[str, Callable[[int], Batches]] = {
-        "random": lambda epoch: random_batches(samples, size, seed, epoch),
-        f"DynamicBatchSampler, {options.buckets} quantiles": lambda epoch: dynamic_batches(
-            samples, size, seed, epoch, options.buckets
-        ),
-        "fully sorted": lambda epoch: length_sorted_batches(samples, size).batches,
+    ways = {
+        "random": ("random", 0),
+        f"DynamicBatchSampler, {options.buckets} quantiles": ("dynamic", options.buckets),
+        "fully sorted": ("sorted", 0),
     }
-    for pool_batches in options.pool_batches:
-        sampler = LengthPooledBatchSampler(samples, size, pool_batches, seed=seed)
-        ways[f"LengthPooledBatchSampler, pools of {pool_batches}"] = sampler.batches
+    for number in options.pool_batches:
+        ways[f"LengthPooledBatchSampler, pools of {number}"] = ("pooled", number)
     print("\n| " + " | ".join(header) + " |")
     print("| --- |" + " ---: |" * (len(header) - 1))
-    for name, make_batches in ways.items():
-        cells = measure(make_batches, samples, labels, size, options.epochs)
+    epochs = range(1, options.epochs + 1)
+    for name, (way, number) in ways.items():
+        batches = [make_batches(way, samples, size, seed, epoch, number) for epoch in epochs]
+        cells = measure(batches, samples, labels, size)
         print("| " + " | ".join([name, *cells]) + " |", flush=True)
 
 

@@ -14,13 +14,13 @@ weights, which changes what it answers but not how long it takes.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import statistics
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawTextHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,27 +47,14 @@ def export_untrained(folder: Path) -> Path:
     """Export the model of `hparams/ravdess_scratch.yaml` as it is before training."""
     with HPARAMS.open(encoding="utf-8") as stream:
         hparams = load_hyperpyyaml(stream, {"output_folder": str(folder / "run")})
-    clap = hparams["model"]["clap"]
+    clap = hparams["clap"]
     write_run_config(folder / "run", clap, hparams["prompts"])
     AtomicCheckpointer(folder / "run" / "save", {"clap": clap}).save_checkpoint({"uar": 0.0})
     return export(folder / "run", folder / "exported")
 
 
 def make_ways(model: Path, device: str) -> dict[str, Classify]:
-    """Load the folder both ways.
-
-    Parameters
-    ----------
-    model : Path
-        Exported folder.
-    device : str
-        For both.
-
-    Returns
-    -------
-    dict
-        By name, a function from N paths to probabilities ``[N, C]``.
-    """
+    """Load the folder both ways: by name, a function from N paths to probabilities [N, C]."""
     stock = EncoderClassifier.from_hparams(source=str(model), run_opts={"device": device})
     ours = GEmoCLAPClassifier.from_pretrained(model, device=device)
 
@@ -84,24 +71,7 @@ def make_ways(model: Path, device: str) -> dict[str, Classify]:
 def measure(
     ways: dict[str, Classify], paths: Sequence[str], rounds: int
 ) -> tuple[dict[str, list[float]], float]:
-    """Time every way in every round.
-
-    Parameters
-    ----------
-    ways : dict
-        See `make_ways`.
-    paths : Sequence[str]
-        The files.
-    rounds : int
-        How often each way classifies them all.
-
-    Returns
-    -------
-    seconds : dict
-        By name, of each round.
-    difference : float
-        Largest difference of a probability between any two ways and rounds.
-    """
+    """Seconds of each round by way, and the largest difference of a probability."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     scores: list[Tensor] = []
     for classify in ways.values():
@@ -119,14 +89,13 @@ def measure(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, measure, print the table; 1 if the scores differ."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--audio", required=True, help="folder of recordings")
-    parser.add_argument("--model", type=Path, help="exported folder")
-    parser.add_argument("--files", type=int, help="only so many, spread evenly over the folder")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
+    add = parser.add_argument
+    add("--audio", required=True, help="folder of recordings")
+    add("--model", type=Path, help="exported folder")
+    add("--files", type=int, help="only so many, spread evenly over the folder")
+    add("--rounds", type=int, default=3)
+    add("--device", default="cpu")
     options = parser.parse_args(arguments)
     # SpeechBrain logs every fetch of a file, which takes time and hides the table.
     logging.getLogger("speechbrain").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The encoder benchmark: its table is complete, its figures agree with other ways to them."""
+"""The encoder benchmark: its tables are complete, its figures agree with other ways to them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import importlib
 import io
 import re
-import time
-from types import SimpleNamespace
+from argparse import Namespace
+from collections import UserDict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,42 +16,31 @@ import torch
 
 from tests.conftest import ROOT
 
-ROWS = [
-    "stock path",
-    "our lobe",
-    "sdpa",
-    "sampler",
-    "prompts",
-    "freezing, stock",
-    "freezing",
-    "all but freezing",
-    "all together",
-]
+pytestmark = pytest.mark.benchmark
+
+TINY = ["--size", "tiny", "--threads", "1", "--rounds", "1", "--batches", "1", "--batch-size", "4"]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    """The script and its rooms, imported as the script imports them."""
+def encoders():
+    """The script, imported under the name by which its processes know it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
-        names = ("batches", "models", "processes", "report", "rounds", "steps", "stock")
-        rooms = {name: importlib.import_module(f"encoder_{name}") for name in names}
-        yield SimpleNamespace(script=importlib.import_module("encoders"), **rooms)
+        yield importlib.import_module("encoders")
 
 
 @pytest.fixture(scope="module")
-def durations(tmp_path_factory):
+def corpus(tmp_path_factory) -> list[str]:
     path = tmp_path_factory.mktemp("durations") / "corpus.csv"
     seconds = np.random.default_rng(0).lognormal(1.28, 0.6, 600).clip(0.6, 30).round(3)
     path.write_text("seconds\n" + "\n".join(map(str, seconds)) + "\n")
-    return path
+    return ["--durations", str(path), "--column", "seconds"]
 
 
-def run(benchmark, *arguments: object) -> str:
-    common = ["--size", "tiny", "--threads", 1, "--rounds", 1, "--batches", 1, "--batch-size", 4]
+def run(encoders, *arguments: str) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        benchmark.script.main([str(argument) for argument in [*common, *arguments]])
+        encoders.main([*TINY, *arguments])
     return output.getvalue()
 
 
@@ -63,23 +53,29 @@ def table_under(printed: str, heading: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def printed(benchmark, durations):
+def printed(encoders, corpus) -> str:
     """One run with everything that it measures, for several tests."""
-    corpus = ["--durations", durations, "--column", "seconds"]
-    attention = ["--attention-dropout", 0, "--attention-seconds", 2]
-    return run(benchmark, "--families", "wavlm", *corpus, *attention)
+    attention = ["--attention-dropout", "0", "--attention-seconds", "2"]
+    return run(encoders, "--families", "wavlm", *corpus, *attention)
 
 
-def test_table_has_a_row_for_each_piece(printed):
-    rows = {row["row"]: row for row in table_under(printed, "Rows")}
-    assert list(rows) == ROWS
+@pytest.fixture(scope="module")
+def rows(printed) -> dict[str, dict[str, str]]:
+    return {row["row"]: row for row in table_under(printed, "Rows")}
+
+
+def test_table_has_a_row_for_each_piece(printed, rows):
+    pieces = ["our lobe", "sdpa", "sampler", "prompts", "freezing, stock", "freezing"]
+    assert list(rows) == ["stock path", *pieces, "all but freezing", "all together"]
     varied = ("lobe", "attention", "batches", "prompts", "front end")
     settings = {name: [row[column] for column in varied] for name, row in rows.items()}
     assert settings["stock path"] == ["stock", "eager", "random", "every", "trained"]
     assert settings["all together"] == ["ours", "sdpa", "pooled", "distinct", "frozen"]
     # Each gain is that of one column, but where the name says that it is of several.
     several = {"all together", "all but freezing"}
-    for gain in table_under(printed, "What each piece brings by itself"):
+    gains = table_under(printed, "What each piece brings by itself")
+    assert {gain["row / row"].split(" / ")[0] for gain in gains} == set(rows) - {"stock path"}
+    for gain in gains:
         row, against = gain["row / row"].split(" / ")
         changed = sum(a != b for a, b in zip(settings[row], settings[against], strict=True))
         assert changed == 1 or row in several or gain["piece"].endswith("no graph")
@@ -87,21 +83,16 @@ def test_table_has_a_row_for_each_piece(printed):
         assert float(gain["training"]) == pytest.approx(expected, abs=0.01)
 
 
-def test_figures_are_those_of_the_lobes(printed):
-    rows = {row["row"]: row for row in table_under(printed, "Rows")}
-    assert float(rows["all together"]["alone vs batch"]) <= 1e-4
-    assert float(rows["our lobe"]["alone vs batch"]) <= 1e-4
-    assert float(rows["stock path"]["alone vs batch"]) > 1e-2
-    for row in rows.values():
-        assert float(row["training utt/s"]) > 0 and float(row["peak MiB"]) > 0
-        assert row["batch size"] == "4" and row["rounds"] == "1"
-    assert rows["stock path"]["training x stock"] == rows["stock path"]["inference x stock"]
-    assert rows["stock path"]["training x stock"] == "1.00"
+def test_figures_are_those_of_the_lobes(rows):
+    differences = {name: float(row["alone vs batch"] or 0) for name, row in rows.items()}
+    assert differences["stock path"] > 1e-2
+    assert 0 < differences["our lobe"] <= 1e-4 and 0 < differences["all together"] <= 1e-4
+    assert all(float(row["peak MiB"]) > 0 for row in rows.values())
+    assert {(row["batch size"], row["rounds"]) for row in rows.values()} == {("4", "1")}
 
 
-def test_padding_is_that_of_the_epoch(printed, durations):
-    rows = {row["row"]: row for row in table_under(printed, "Rows")}
-    seconds = np.loadtxt(durations, skiprows=1)
+def test_padding_is_that_of_the_epoch(rows, corpus):
+    seconds = np.loadtxt(corpus[1], skiprows=1)
     # A sort in numpy is the least padding there is; random batches by numpy's own shuffle.
     sorted_batches = np.sort(seconds).reshape(-1, 4)
     shuffled = np.random.default_rng(5).permutation(seconds).reshape(-1, 4)
@@ -112,247 +103,182 @@ def test_padding_is_that_of_the_epoch(printed, durations):
     assert least <= float(rows["sampler"]["padding %"]) < random / 3
 
 
-def test_header_says_what_was_run(printed):
-    header = printed.split("\n## ")[0]
-    for said in (
-        "tiny, cpu, fp32",
-        "1 threads",
-        f"torch {torch.__version__.split('+')[0]}",
-        "transformers",
-        "speechbrain",
-        "corpus.csv, 600 utterances",
-        "shortened to 0.1",
-        "seed 1",
-    ):
-        assert said in header, said
-
-
-def test_attention_and_heads_are_measured(printed):
-    rows = table_under(printed, "WavLM attention alone")
-    assert [(row["dropout"], row["attention"]) for row in rows] == [("0", "eager"), ("0", "sdpa")]
-    assert rows[0]["eager / it, time"] == rows[0]["it / eager, peak"] == "1.00"
-    assert all(float(row["seconds"]) > 0 for row in rows)
-    ratio = float(re.search(r"ratio (\d+\.\d+)\.", printed).group(1))
-    assert 0.1 < ratio < 10
+def test_attention_and_heads_are_measured_and_the_header_says_on_what(printed):
+    for said in ("tiny, cpu, fp32", f"torch {torch.__version__.split('+')[0]}", "600 utterances"):
+        assert said in printed.split("\n## ")[0], said
+    eager, sdpa = table_under(printed, "WavLM attention alone")
+    assert [eager["attention"], sdpa["attention"]] == ["eager", "sdpa"]
+    assert eager["eager / it, time"] == eager["it / eager, peak"] == "1.00"
+    assert all(float(row["seconds"]) > 0 and float(row["peak MiB"]) > 0 for row in (eager, sdpa))
+    assert 0.1 < float(re.search(r"ratio (\d+\.\d+)\.", printed).group(1)) < 10
     goals = printed.split("## Goals")[1]
     assert len(re.findall(r"goal at (?:least|most) .*: (?:not )?reached", goals)) == 4
 
 
-def test_other_families_have_the_stock_path_and_all_together(benchmark, durations):
+def test_other_families_have_the_stock_path_and_all_together(encoders, corpus):
     arguments = ["--families", "hubert", "--parts", "rows", "--precision", "bf16"]
-    arguments += ["--durations", durations, "--column", "seconds"]
-    rows = table_under(run(benchmark, *arguments), "Rows")
-    assert [row["row"] for row in rows] == ["stock path", "all together"]
-    assert [row["attention"] for row in rows] == ["sdpa", "auto"]
+    measured = table_under(run(encoders, *arguments, *corpus), "Rows")
+    assert [row["row"] for row in measured] == ["stock path", "all together"]
+    assert [row["attention"] for row in measured] == ["sdpa", "auto"]
     # Embeddings are compared in float32, whatever the precision of training.
-    assert float(rows[1]["alone vs batch"]) <= 1e-4
+    assert float(measured[1]["alone vs batch"]) <= 1e-4
 
 
 @pytest.fixture(scope="module")
-def saved_models(benchmark, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    benchmark.models.save_text_model(folder / "text", "tiny", ["this person sounds sad"], seed=1)
-    for family in benchmark.models.FAMILIES:
-        benchmark.models.save_audio_model(folder / family, family, "tiny", 0.1, seed=1)
-    return folder
+def options(encoders, corpus, tmp_path_factory) -> Namespace:
+    """Options of a run whose models are saved."""
+    options = encoders.parse([*TINY, *corpus])
+    options.folder = tmp_path_factory.mktemp("models")
+    encoders.save_models(options)
+    return options
 
 
-def encoders_of(benchmark, folder, family, variant):
-    return benchmark.steps.build_encoders(
-        variant, family, str(folder / family), str(folder / "text")
-    )
+def model_of(encoders, options: Namespace, family: str, name: str):
+    (row,) = (row for row in encoders.rows_of(options, family) if row.name == name)
+    torch.manual_seed(0)
+    return encoders.build_model(options, family, row, ["emotion"])
 
 
 @pytest.mark.parametrize("family", ["wavlm", "hubert", "wav2vec2", "data2vec"])
-def test_both_paths_have_the_same_weights(benchmark, saved_models, family):
+def test_both_paths_have_the_same_weights(encoders, options, family):
     ours, stock = (
-        encoders_of(benchmark, saved_models, family, variant)
-        for variant in (
-            benchmark.rounds.all_together(family, 4),
-            benchmark.steps.Variant("stock path"),
-        )
+        model_of(encoders, options, family, name).eval() for name in ("all together", "stock path")
     )
-    for mine, theirs in ((ours[0].model, stock[0].model), (ours[2].model, stock[2].encoder.model)):
-        weights = dict(theirs.named_parameters())
-        for name, weight in mine.named_parameters():
+    for tower in ("audio_encoder", "text_encoder"):
+        weights = dict(getattr(stock, tower).model.named_parameters())
+        for name, weight in getattr(ours, tower).model.named_parameters():
             assert torch.equal(weight, weights.pop(name)), name
         assert all(name.startswith("pooler.") for name in weights)
     # On one unpadded utterance the stock path is right, and both agree.
-    wavs, wav_lens = torch.randn(1, 8000), torch.ones(1)
-    sentences = ["this person sounds sad"]
+    wavs, wav_lens, sentences = torch.randn(1, 8000), torch.ones(1), ["this person sounds sad"]
     with torch.no_grad():
-        frames, expected = (path[0].eval()(wavs, wav_lens) for path in (ours, stock))
-        assert torch.allclose(frames, expected, atol=1e-4)
-        vectors = [path[2].eval()(sentences) for path in (ours, stock)]
-    assert torch.allclose(vectors[0], vectors[1], atol=1e-5)
+        frames, expected = (model.audio_encoder(wavs, wav_lens) for model in (ours, stock))
+        torch.testing.assert_close(frames, expected, atol=1e-4, rtol=0)
+        vectors, expected = (model.text_encoder(sentences) for model in (ours, stock))
+        torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
+
+
+def test_attention_implementations_and_prompts_change_no_embedding(encoders, options):
+    wavs, wav_lens, sentences, _ = encoders.make_batch(options, [5, 6, 7, 8, 9, 10])
+    counts, audio, text = [], [], []
+    for name in ("our lobe", "sdpa", "all together"):
+        model = model_of(encoders, options, "wavlm", name).eval()
+        model.text_encoder.register_forward_pre_hook(
+            lambda _, inputs: counts.append(len(inputs[0]))
+        )
+        with torch.no_grad():
+            audio.append(model.encode_audio(wavs, wav_lens))
+            text.append(model.encode_text(sentences["emotion"]))
+    for one, *others in (audio, text):
+        assert all(torch.allclose(other, one, atol=1e-5) for other in others)
+    # Six utterances of four emotions: every prompt, or each once.
+    assert counts == [6, 6, 4]
 
 
 @pytest.mark.parametrize(
-    ("lobe", "front_end", "has_gradient"),
-    [("stock", "trained", True), ("stock", "no gradient", False), ("ours", "frozen", False)],
+    ("name", "has_graph", "has_gradient"),
+    [("stock path", True, True), ("freezing, stock", True, False), ("freezing", False, False)],
 )
-def test_a_step_trains_what_the_row_says(benchmark, saved_models, lobe, front_end, has_gradient):
-    steps, batches = benchmark.steps, benchmark.batches
-    attention = "eager" if lobe == "ours" else "stock"
-    variant = steps.Variant("row", lobe, attention, front_end=front_end)
-    corpus = batches.Corpus((1.0, 2.0, 3.0, 4.0), scale=0.1, seed=1)
-    setting = steps.Setting(corpus, 4, str(saved_models / "text"), "cpu", "fp32", 1)
-    encoders = encoders_of(benchmark, saved_models, "wavlm", variant)
-    step = steps.make_step(
-        setting, steps.build_model(variant, encoders), steps.SoftLabelObjective({"emotion": 1.0})
-    )
-    model = encoders[0].model
+def test_a_step_trains_what_the_row_says(encoders, options, name, has_graph, has_gradient):
+    model = model_of(encoders, options, "wavlm", name)
+    step = encoders.make_step(options, model, encoders.contrastive.EmoCLAPObjective())
+    audio = model.audio_encoder.model
     graphs = []
-    model.feature_projection.register_forward_pre_hook(
+    audio.feature_projection.register_forward_pre_hook(
         lambda _, inputs: graphs.append(inputs[0].requires_grad)
     )
-    before = model.encoder.layers[0].attention.q_proj.weight.clone()
-    assert torch.isfinite(step(batches.make_batch(corpus, [0, 1, 2, 3])))
+    before = audio.encoder.layers[0].attention.q_proj.weight.clone()
+    step(*encoders.make_batch(options, [0, 1, 2, 3]))
     # The stock lobe's freezing builds the graph all the same; that is what the row shows.
-    assert graphs == [front_end != "frozen"]
-    gradients = [weight.grad for weight in model.feature_extractor.parameters()]
+    assert graphs == [has_graph]
+    gradients = [weight.grad for weight in audio.feature_extractor.parameters()]
     assert all((gradient is not None) == has_gradient for gradient in gradients)
-    assert not torch.equal(before, model.encoder.layers[0].attention.q_proj.weight)
+    assert not torch.equal(before, audio.encoder.layers[0].attention.q_proj.weight)
 
 
-def test_every_prompt_is_encoded_or_each_once(benchmark, saved_models):
-    sentences = ["this person sounds sad", "this person sounds angry"] * 3
-    counts, embeddings = [], []
-    variant = benchmark.rounds.all_together("wavlm", 4)
-    encoders = encoders_of(benchmark, saved_models, "wavlm", variant)
-    encoders[2].register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
-    for prompts in ("every", "distinct"):
-        torch.manual_seed(0)
-        changed = benchmark.rounds.dataclasses.replace(variant, prompts=prompts)
-        model = benchmark.steps.build_model(changed, encoders).eval()
-        embeddings.append(model.encode_text(sentences))
-    assert counts == [6, 2]
-    assert torch.allclose(*embeddings, atol=1e-5)
-
-
-def test_stock_pooling_is_the_mean_of_valid_frames_but_for_its_noise(benchmark):
-    frames, lengths = torch.randn(3, 10, 4), torch.tensor([10, 7, 1])
-    pooled = benchmark.stock.StockPooling(4)(frames, lengths)
+def test_stock_pooling_is_the_mean_of_valid_frames_but_for_its_noise(encoders, options):
+    frames, lengths = torch.randn(3, 10, 64), torch.tensor([10, 7, 1])
+    pooled = model_of(encoders, options, "wavlm", "stock path").pooling(frames, lengths)
     expected = np.stack([frames[i, :n].numpy().mean(0) for i, n in enumerate(lengths.tolist())])
     np.testing.assert_allclose(pooled.numpy(), expected, atol=1e-4)
 
 
-def test_typical_batches_cost_what_the_epoch_costs(benchmark):
-    seconds = np.random.default_rng(1).lognormal(1.28, 0.6, 2000).tolist()
-    corpus = benchmark.batches.Corpus(tuple(seconds), 1.0, 1)
-    for batching in ("random", "pooled", "sorted"):
-        epoch = benchmark.batches.epoch_batches(corpus, batching, 32)
-        assert all(len(batch) == 32 for batch in epoch)
-        lengths = [max(seconds[i] for i in batch) for batch in epoch]
-        for count in (1, 4):
-            picked = benchmark.batches.typical_batches(seconds, epoch, count)
-            assert len({tuple(batch) for batch in picked}) == count
-            assert benchmark.batches.padded_seconds(seconds, picked) == pytest.approx(
-                np.mean(lengths), rel=0.1
-            )
-
-
-def test_an_utterance_is_the_same_in_every_batch(benchmark):
-    corpus = benchmark.batches.Corpus((1.0, 3.0, 0.01), 0.5, 7)
-    batch = benchmark.batches.make_batch(corpus, [0, 1, 2])
-    alone = benchmark.batches.make_batch(corpus, [0])
-    assert batch.wavs.shape == (3, 24000)
-    samples = torch.round(batch.wav_lens * 24000).long().tolist()
+def test_an_utterance_is_the_same_in_every_batch(encoders):
+    options = encoders.parse(TINY)
+    options.seconds, options.duration_scale = np.array([1.0, 3.0, 0.01]), 0.5
+    wavs, wav_lens, sentences, labels = encoders.make_batch(options, [0, 1, 2])
+    alone = encoders.make_batch(options, [0])
     # The shortest is kept at 0.05 s, above the encoders' first frame.
-    assert samples == [8000, 24000, 800]
-    assert torch.equal(batch.wavs[0, :8000], alone.wavs[0])
-    assert batch.wavs[0, 8000:].abs().max() == 0
-    assert batch.names["emotion"][0] == alone.names["emotion"][0]
+    assert torch.round(wav_lens * wavs.shape[1]).tolist() == [8000, 24000, 800]
+    assert torch.equal(wavs[0, :8000], alone[0][0]) and not wavs[0, 8000:].any()
+    assert alone[2]["emotion"] == sentences["emotion"][:1]
+    for name, of in sentences.items():
+        assert of == [encoders.SENTENCES[name][label] for label in labels[name]]
 
 
-def test_durations_fall_back_to_a_sample_and_say_so(benchmark, monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark.batches, "DEFAULT_DURATIONS", tmp_path / "absent.csv")
-    seconds, origin = benchmark.batches.read_durations(None, "duration", seed=1)
-    assert "log-normal" in origin and len(seconds) == 5531
-    # IEMOCAP's four classes: mean 4.55 s.
-    assert np.mean(seconds) == pytest.approx(4.4, abs=0.3)
+def test_a_batch_that_does_not_fit_is_halved_for_the_family_and_said(encoders, monkeypatch, capsys):
+    names = ("training", "inference", "memory", "padding", "difference")
+
+    def measure(function, options, family, row, size):
+        if row.name == "our lobe" and size > largest:
+            raise torch.OutOfMemoryError("full")
+        return dict.fromkeys(names, 1.0) | {"size": size}
+
+    largest = 10
+    monkeypatch.setattr(encoders, "in_child", measure)
+    options = encoders.parse(["--families", "wavlm", "hubert", "--rounds", "2"])
+    options.deadline = float("inf")
+    encoders.run_rows(options)
+    printed = capsys.readouterr().out
+    for row in table_under(printed, "Rows"):
+        assert row["batch size"] == ("8" if row["family"] == "wavlm" else "32")
+        assert row["rounds"] == "2"
+    for size in (32, 16):
+        assert printed.count(f"wavlm, our lobe: no memory for batches of {size}.") == 1
+    largest = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        encoders.run_rows(options)
+    # No round starts that would pass the deadline, but for the first.
+    largest, options.deadline = 32, 0.0
+    results = encoders.measure_rows(options)["hubert"]
+    assert [len(row["training"]) for row in results.values()] == [1, 1]
 
 
-def fake_measurement(benchmark, seconds: float = 1.0):
-    return benchmark.steps.Measurement(seconds, 8, seconds, 8, 100.0, 0.5, 1e-6)
-
-
-def test_a_batch_that_does_not_fit_is_made_smaller_and_said(benchmark, monkeypatch, tmp_path):
-    def measure(function, setting, variant, *_):
-        if variant.lobe == "stock" and variant.batch_size > 12:
-            raise benchmark.processes.OutOfMemory("full")
-        return fake_measurement(benchmark)
-
-    monkeypatch.setattr(benchmark.rounds, "in_child", measure)
-    rows = {"wavlm": benchmark.rounds.rows_of("wavlm", "cuda", False, False, 32)}
-    rounds = benchmark.rounds.Rounds(None, rows, tmp_path)
-    rounds.run(2, time.monotonic() + 60)
-    sizes = {row.variant.name: row.variant.batch_size for row in rounds.rows["wavlm"]}
-    assert sizes == {
-        "stock path": 12,
-        "all together": 32,
-        "all together, flex": 32,
-        "all together, batch 12": 12,
-    }
-    assert rounds.shortages == [
-        "wavlm, stock path: batches of 32 ran out of memory, the largest tried that fits is 12"
-    ]
-    assert all(len(measured) == 2 for measured in rounds.results["wavlm"].values())
-    assert "| 12 |" in benchmark.report.rows_table(rounds.rows, rounds.results)
-
-    def refuse(*_):
-        raise benchmark.processes.OutOfMemory("full")
-
-    monkeypatch.setattr(benchmark.rounds, "in_child", refuse)
-    with pytest.raises(benchmark.processes.OutOfMemory, match="not even one utterance"):
-        rounds.run(1, time.monotonic() + 60)
-
-
-def test_no_round_starts_that_would_pass_the_deadline(benchmark, monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark.rounds, "in_child", lambda *_: fake_measurement(benchmark))
-    rows = {"hubert": benchmark.rounds.rows_of("hubert", "cpu", False, False, 4)}
-    rounds = benchmark.rounds.Rounds(None, rows, tmp_path)
-    rounds.run(3, deadline=time.monotonic() - 1)
-    assert [len(of) for of in rounds.results["hubert"].values()] == [1, 1]
-
-
-def test_ratios_are_taken_within_rounds(benchmark):
+def test_ratios_are_taken_within_rounds(encoders):
     # The machine was three times slower in the second round; the ratio does not see it.
-    ours = [fake_measurement(benchmark, seconds) for seconds in (1.0, 3.0)]
-    stock = [fake_measurement(benchmark, seconds) for seconds in (2.0, 6.0)]
-    assert benchmark.report.ratio(ours, stock, lambda m: m.training) == pytest.approx(2.0)
-    assert benchmark.report.paired_ratio([2.0, 6.0, 4.0], [1.0, 3.0, 1.0]) == 2.0
-    line = benchmark.report.goal("memory", 0.6, 0.5, at_least=False)
-    assert line == "- memory: 0.60, goal at most 0.5: not reached"
+    assert encoders.ratios([8.0, 8 / 3, None], [4.0, 4 / 3, 4.0]) == pytest.approx([2.0, 2.0])
+    assert encoders.middle([1.0, None, 3.0, 9.0]) == "3.00" and encoders.middle([None]) == ""
+    line = "- memory: 0.60, goal at most 0.5: not reached"
+    assert encoders.goal("memory", 0.6, "most", 0.5) == line
 
 
-def test_flex_is_measured_on_cuda_only_and_without_dropout(benchmark):
-    on_gpu = benchmark.rounds.rows_of("wavlm", "cuda", True, True, 32)
-    flex = [row.variant for row in on_gpu if row.variant.attention == "flex"]
-    assert [variant.attention_dropout for variant in flex] == [0.0, 0.0]
-    assert any(row.variant.gradient_checkpointing for row in on_gpu)
-    on_cpu = benchmark.rounds.rows_of("wavlm", "cpu", True, False, 32)
-    assert not any(row.variant.attention == "flex" for row in on_cpu)
-    names = {row.variant.name for row in on_gpu}
-    assert {against for row in on_gpu for _, against in row.gains} <= names
+def test_turns_change_their_order(encoders):
+    taken: list[str] = []
+    calls = [partial(taken.append, name) for name in "ab"]
+    seconds = encoders.by_turns(encoders.parse(TINY), calls, 2)
+    assert taken == ["a", "b", "b", "a"] and [len(of) for of in seconds] == [2, 2]
 
 
-def test_what_becomes_of_a_measuring_process(benchmark):
-    in_child = benchmark.processes.in_child
-    assert in_child(divmod, 7, 2) == (3, 1)
-    with pytest.raises(benchmark.processes.MeasurementError, match="ZeroDivisionError"):
-        in_child(divmod, 7, 0)
-    with pytest.raises(benchmark.processes.MeasurementError, match="ended with code 3"):
-        in_child(exec, "import os; os._exit(3)")
-    with pytest.raises(benchmark.processes.OutOfMemory, match="full"):
-        in_child(exec, "import torch; raise torch.OutOfMemoryError('full')")
+def test_flex_is_measured_on_cuda_only_and_without_dropout(encoders):
+    options = encoders.parse(["--gradient-checkpointing"])
+    on_cpu = {row.name for row in encoders.rows_of(options, "wavlm")}
+    options.on_cpu = False
+    on_gpu = {row.name for row in encoders.rows_of(options, "wavlm")}
+    assert on_gpu - on_cpu == {"flex", "all together, flex"}
+    assert on_gpu == {name for gain in encoders.GAINS for name in gain[1:]}
 
 
-def test_wrong_arguments_are_refused(benchmark, capsys):
-    with pytest.raises(SystemExit):
-        benchmark.script.main(["--rounds", "0"])
-    assert "--rounds: expected more than 0" in capsys.readouterr().err
-    if not torch.cuda.is_available():
-        with pytest.raises(SystemExit):
-            benchmark.script.main(["--device", "cuda"])
-        assert "found none" in capsys.readouterr().err
+def test_what_becomes_of_a_measuring_process(encoders):
+    options = UserDict()
+    options.threads, options.seed = 1, 7
+    assert encoders.in_child(getattr, options, "seed") == 7
+
+    def execute(code: str) -> None:
+        encoders.in_child(partial(exec, code, {}), options)
+
+    with pytest.raises(ZeroDivisionError):
+        execute("1 / 0")
+    with pytest.raises(RuntimeError, match="the process died"):
+        execute("import os; os._exit(3)")
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        execute("import torch; raise torch.OutOfMemoryError('full')")

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.conftest import ROOT, load_script
+
+pytestmark = pytest.mark.benchmark
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    path = ROOT / "benchmarks" / "padding.py"
-    specification = importlib.util.spec_from_file_location("padding_benchmark", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "padding.py")
 
 
 def table_of(printed: str) -> dict[str, list[float]]:
@@ -71,3 +67,24 @@ def test_benchmark_names_a_missing_column(benchmark, tmp_path):
     path.write_text("seconds\n1.0\n")
     with pytest.raises(ValueError, match="duration"):
         benchmark.main(["--durations", str(path)])
+
+
+@pytest.mark.parametrize("way", ["random", "pooled", "sorted"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_typical_batches_cost_what_the_epoch_costs(benchmark, way, count):
+    seconds = np.random.default_rng(1).lognormal(1.28, 0.6, 2000)
+    epoch = benchmark.make_batches(way, seconds, 32, seed=1, epoch=1)
+    assert sorted(index for batch in epoch for index in batch) == list(range(2000))
+    picked = benchmark.typical_batches(way, seconds, 32, 1, count)
+    assert [len(batch) for batch in picked] == [32] * count
+    assert len({tuple(batch) for batch in picked}) == count
+    padded, expected = (np.mean([seconds[b].max() for b in of]) for of in (picked, epoch))
+    assert padded == pytest.approx(expected, rel=0.1)
+
+
+def test_durations_fall_back_to_a_sample_and_say_so(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "IEMOCAP", tmp_path / "absent.csv")
+    seconds, origin = benchmark.read_seconds(None, "duration", seed=1)
+    assert "log-normal" in origin and len(seconds) == 5531
+    # IEMOCAP's four classes: mean 4.55 s.
+    assert np.mean(seconds) == pytest.approx(4.4, abs=0.3)

@@ -10,8 +10,9 @@ import torch
 
 from gemoclap_sb.export.folder import export
 from tests.conftest import ROOT, load_script
-from tests.run_folders import make_run, write_tones
-from tests.telling_models import telling_model
+from tests.run_folders import make_run, telling_model, write_tones
+
+pytestmark = pytest.mark.benchmark
 
 
 @pytest.fixture(scope="module")
