@@ -4,6 +4,7 @@ The rival is a loop of ``EncoderClassifier.classify_file`` on the same exported 
 file at a time, as SpeechBrain's users write it. Both take the same files in the same
 process, in turns that change their order from round to round, after a warm-up. The medians
 over the rounds are compared, and so are all scores: a batch must not change an answer.
+Then one file from a cold start, in fresh processes by turns: imports, loading, computing.
 
     python benchmarks/throughput.py --audio /path/to/RAVDESS
     python benchmarks/throughput.py --audio FOLDER --model EXPORTED_FOLDER --rounds 5
@@ -17,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +41,28 @@ from gemoclap_sb.training.checkpoints import AtomicCheckpointer
 HPARAMS = Path(__file__).resolve().parent.parent / "hparams" / "ravdess_scratch.yaml"
 STOCK, OURS = "stock classify_file, in a loop", "classify_files"
 TOLERANCE = 1e-4
+
+# What a process does that classifies one file, and its seconds since the last print.
+COLD = """
+import sys, time
+start = time.perf_counter()
+{load_class}
+imported = time.perf_counter()
+classifier = {make}
+loaded = time.perf_counter()
+classifier.classify_file(sys.argv[1])
+print(imported - start, loaded - imported, time.perf_counter() - loaded)
+"""
+COLD_STARTS = {
+    "EncoderClassifier": COLD.format(
+        load_class="from speechbrain.inference.classifiers import EncoderClassifier",
+        make="EncoderClassifier.from_hparams(source=sys.argv[2])",
+    ),
+    "GEmoCLAPClassifier": COLD.format(
+        load_class="from gemoclap_sb.inference import GEmoCLAPClassifier",
+        make="GEmoCLAPClassifier.from_pretrained(sys.argv[2], device='cpu')",
+    ),
+}
 
 Classify = Callable[[Sequence[str]], Tensor]
 
@@ -87,6 +111,17 @@ def measure(
     return seconds, float((stacked.amax(dim=0) - stacked.amin(dim=0)).max())
 
 
+def cold_start(path: str, model: Path, rounds: int) -> dict[str, list[float]]:
+    """Median seconds of imports, loading and computing, by class."""
+    seconds: dict[str, list[list[float]]] = {name: [] for name in COLD_STARTS}
+    for _ in range(rounds):
+        for name, script in COLD_STARTS.items():
+            command = [sys.executable, "-c", script, path, str(model)]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            seconds[name].append([float(part) for part in printed.split()[-3:]])
+    return {name: [*map(statistics.median, zip(*of, strict=True))] for name, of in seconds.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, measure, print the table; 1 if the scores differ."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
@@ -108,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or export_untrained(Path(folder))
         seconds, difference = measure(make_ways(model, options.device), paths, options.rounds)
+        cold = cold_start(paths[0], model, options.rounds)
 
     what = options.model or f"{HPARAMS.stem} with random weights"
     print(
@@ -124,6 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"| {name} | {len(paths) / statistics.median(of):.1f} "
             f"| {rates[0]:.1f} to {rates[-1]:.1f} | {base / statistics.median(of):.2f} |"
         )
+    print("\n| one file, cold start | imports s | loading s | computing s |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, of in cold.items():
+        print(f"| {name} | " + " | ".join(f"{part:.3f}" for part in of) + " |")
     print(f"\nLargest difference of a probability: {difference:.1e}")
     if difference > TOLERANCE:
         print(f"The scores differ by more than {TOLERANCE:g}.", file=sys.stderr)

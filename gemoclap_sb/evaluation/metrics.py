@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,9 @@ def classification_metrics(
     >>> metrics.war, round(metrics.uar, 4), metrics.confusion
     (0.75, 0.8333, [[2, 1], [0, 1]])
     """
+    # Here, since it takes longer to import than this room.
+    from sklearn.metrics import confusion_matrix
+
     labels = _checked_labels(labels)
     true = _checked_indices(targets, "targets", labels)
     predicted = _checked_indices(predictions, "predictions", labels)

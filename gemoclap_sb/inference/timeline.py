@@ -24,7 +24,6 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from gemoclap_sb.data.audio import AudioReader
-from gemoclap_sb.evaluation.figures import INK, PALE, new_figure, save_figure
 
 # Of one hue and far apart in lightness: told apart in any colour vision, and in print.
 _STRONG, _WEAK = "#184e77", "#b9d0e2"
@@ -175,6 +174,9 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
     """
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    # Here, since what draws takes as long to import as a short file to classify.
+    from gemoclap_sb.evaluation.figures import INK, PALE, new_figure, save_figure
 
     count = len(timeline.labels)
     figure = new_figure(11, 1.5 + 0.62 * count)
