@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import shutil
 import sys
@@ -14,10 +16,10 @@ import torch
 
 from gemoclap_sb.export import export
 from gemoclap_sb.synthetic.corpus import make_demo_corpus
-from tests.run_folders import make_models, make_run, scratch_model, write_tones
+from gemoclap_sb.training.experiment import main
+from tests.run_folders import ROOT, make_models, make_run, scratch_model, tiny_run, write_tones
 from tests.small_models import FAMILIES, save_small_roberta, save_small_ssl
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 # Nothing here may reach for a hub.
@@ -52,6 +54,18 @@ def small_manifests(small_corpus, iemocap_prepare, tmp_path_factory) -> dict:
     """Manifests of the small corpus's first fold."""
     folder = tmp_path_factory.mktemp("manifests")
     return iemocap_prepare.prepare_iemocap(small_corpus, folder, fold=1)
+
+
+@pytest.fixture(scope="session")
+def small_run(small_corpus, iemocap_prepare, tmp_path_factory) -> tuple[Path, str]:
+    """A fold that was trained and tested, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained") / "fold_1"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert (
+            main(iemocap_prepare.prepare_iemocap, tiny_run(folder, data_folder=small_corpus)) == 0
+        )
+    return folder, printed.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Folders as a finished run leaves them, without the training."""
+"""Folders as a finished run leaves them, without the training, and a training of seconds."""
 
 from __future__ import annotations
 
@@ -24,8 +24,26 @@ from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer
 from tests.small_models import save_small_roberta, save_small_ssl
 
+ROOT = Path(__file__).resolve().parent.parent
 RATE = 16000
 LABELS = ["ang", "hap", "neu", "sad"]
+
+TINY = {
+    "n_mels": 20,
+    "channels": 16,
+    "text_size": 16,
+    "embedding_size": 8,
+    "batch_size": 8,
+    "number_of_epochs": 2,
+    "number_of_folds": 2,
+}
+
+
+def tiny_run(output: Path, *flags: str, **options: object) -> list[str]:
+    """Command line of a training that takes seconds."""
+    given = {"output_folder": output, **TINY, **options}
+    pairs = sum(([f"--{key}", str(value)] for key, value in given.items()), [])
+    return [str(ROOT / "hparams/sl_scratch.yaml"), "--device", "cpu", *pairs, *flags]
 
 
 def make_prompts() -> Prompts:

@@ -154,6 +154,7 @@ def test_these_tests_would_notice(tmp_path):
     assert private(planted) == [f"{PACKAGE}.lobes.a takes _secret from {PACKAGE}.models.b"]
 
 
+@pytest.mark.slow
 def test_public_names_are_where_users_look_for_them():
     script = """
 from gemoclap_sb.export import export

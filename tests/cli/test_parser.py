@@ -104,6 +104,7 @@ def test_what_libraries_print_stays_out_of_the_data(model, audio, command, monke
     assert "a library's chatter" in err
 
 
+@pytest.mark.slow
 def test_in_a_shell_data_and_messages_are_apart(model, audio, broken):
     done = in_a_shell(
         "classify", audio, broken, "--model", model, "--format", "csv", capture_output=True
@@ -116,6 +117,7 @@ def test_in_a_shell_data_and_messages_are_apart(model, audio, broken):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(model):
     read, write = os.pipe()
     os.close(read)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,19 +14,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
-from speechbrain.utils.importutils import LazyModule
 
 from gemoclap_sb.data.samplers import (
     LengthPooledBatchSampler,
     length_sorted_batches,
     speech_share,
 )
-
-# Hypothesis asks every imported module for its file. SpeechBrain's lazy modules answer by
-# importing packages that need not be installed (k2 among them).
-for module in list(sys.modules.values()):
-    if isinstance(module, LazyModule):
-        module.__dict__.setdefault("__file__", None)
 
 ROOT = Path(__file__).resolve().parents[2]
 IEMOCAP_DURATIONS = ROOT.parent / "shared" / "data" / "iemocap_durations.csv"

@@ -49,6 +49,7 @@ def expected_log_posteriors(model, path):
     return logits - logits.exp().sum(dim=1, keepdim=True).log()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_speechbrain_loads_it_elsewhere_offline(exported, models, tone, tmp_path, kind):
     """A fresh process that names nothing of this package and may open no connection."""

@@ -301,6 +301,7 @@ def test_long_waveforms_are_cut_the_same_way(classifiers, exported, tmp_path):
     torch.testing.assert_close(stock.classify_file(str(path))[0], from_file, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_hour_is_read_piece_by_piece(classifier, tmp_path, monkeypatch):
     path = tmp_path / "hour.flac"
     minute = np.sin(np.arange(60 * 8000) / 9).astype(np.float32) * 0.1

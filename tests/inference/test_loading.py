@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
 import shutil
+from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.inference.classifiers import EncoderClassifier
+from transformers import AutoTokenizer
 
+from gemoclap_sb.inference import loading
 from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+from gemoclap_sb.models import configuration, weights
 from gemoclap_sb.models.building import ConfigurationError
 from gemoclap_sb.models.weights import WeightsError
 from tests.run_folders import LABELS
@@ -31,6 +36,27 @@ def hostile(exported, tmp_path, monkeypatch):
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("ran",)
+
+
+def test_everything_is_read_and_built_once(exported, monkeypatch):
+    """The model, its description, its tokenizer, and the comparison with the weights' header."""
+    counts = Counter()
+    for owner, name in (
+        (loading, "build_model"),
+        (configuration, "read_json"),
+        (weights, "_compare"),
+        (AutoTokenizer, "from_pretrained"),
+    ):
+        counting = functools.partial(_counted, counts, name, getattr(owner, name))
+        monkeypatch.setattr(owner, name, counting)
+    classifier = GEmoCLAPClassifier.from_pretrained(exported["pretrained"])
+    classifier.encode_text(["this person sounds sad"])
+    assert counts == dict.fromkeys(["build_model", "read_json", "_compare", "from_pretrained"], 1)
+
+
+def _counted(counts, name, original, *args, **kwargs):
+    counts[name] += 1
+    return original(*args, **kwargs)
 
 
 def test_yaml_is_not_read(hostile, tones):

@@ -143,6 +143,7 @@ print(count, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no ru_maxrss on Windows")
 def test_memory_does_not_grow_with_the_recording(exported, tmp_path):
     minute = np.random.default_rng(0).integers(-3000, 3000, 60 * 22050).astype(np.int16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -59,6 +60,7 @@ def one_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_big_batch(tmp_path: Path):
     torch.multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)
     model = TwoTowers()

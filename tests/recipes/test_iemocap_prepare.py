@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import random
@@ -14,17 +13,13 @@ import pytest
 import soundfile
 
 from gemoclap_sb.data.manifests import COLUMNS, read_manifest
+from tests.conftest import ROOT, SHARED, load_script
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "IEMOCAP" / "gemoclap" / "iemocap_prepare.py"
-SHARED = ROOT.parent / "shared"
 CLASSES = {"emotion": ("ang", "hap", "neu", "sad"), "gender": ("F", "M")}
 APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        \xff\xfe\x81"
 
-spec = importlib.util.spec_from_file_location("iemocap_prepare", SCRIPT)
-iemocap_prepare = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(iemocap_prepare)
-prepare_iemocap = iemocap_prepare.prepare_iemocap
+prepare_iemocap = load_script(SCRIPT).prepare_iemocap
 
 
 def wav_bytes(num_samples, sample_rate=16000):
@@ -111,8 +106,7 @@ def test_published_counts(full_release, tmp_path, caplog, monkeypatch, fold, tes
     def refuse(*args, **kwargs):
         raise AssertionError("audio was decoded")
 
-    monkeypatch.setattr(soundfile, "read", refuse)
-    monkeypatch.setattr(soundfile, "blocks", refuse)
+    monkeypatch.setattr(soundfile.SoundFile, "read", refuse)
     result = prepare_iemocap(full_release, tmp_path, fold)
     parts = read_parts(result)
     frame = pandas.concat(parts.values())
@@ -149,7 +143,7 @@ def test_rows(small_release, tmp_path):
     assert row["wav"] == (
         "$data_root/Session3/sentences/wav/Ses03F_script01_1/Ses03F_script01_1_M000.wav"
     )
-    # Sex and speaker are of the turn, not of the dialogue that F gives its name to.
+    # Gender and speaker are of the turn, not of the dialogue that F gives its name to.
     assert (row["gender"], row["spk_id"], row["session"]) == ("M", "Ses03M", "3")
     assert (row["label"], row["emotion"]) == ("hap", "hap")
     assert row["transcript"] == "Sentence 1, hap."
@@ -237,15 +231,9 @@ def test_same_files_whatever_the_listing_order(small_release, tmp_path, monkeypa
 
 
 def test_seed_moves_the_validation_part(small_release, tmp_path):
-    valid = [
-        set(
-            read_parts(prepare_iemocap(small_release, tmp_path / str(seed), 1, seed=seed))[
-                "valid"
-            ].ID
-        )
-        for seed in (1, 2)
-    ]
-    assert valid[0] != valid[1]
+    results = [prepare_iemocap(small_release, tmp_path / str(n), 1, seed=n) for n in (1, 2)]
+    first, second = (set(read_parts(result)["valid"]["ID"]) for result in results)
+    assert first != second
 
 
 def test_second_time_is_skipped_until_something_differs(small_release, tmp_path):
@@ -373,6 +361,7 @@ def test_folder_that_is_no_release(tmp_path, small_release):
         prepare_iemocap(tmp_path / "empty", tmp_path / "out", fold=1)
 
 
+@pytest.mark.slow
 def test_command_line(small_release, tmp_path):
     command = [sys.executable, str(SCRIPT), "IEMOCAP", "out", "--fold", "3", "--validation", "test"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -404,11 +393,7 @@ def real_speech_release(tmp_path_factory):
 def test_real_speech_in_the_layout_of_the_release(real_speech_release, tmp_path, caplog, fold):
     result = prepare_iemocap(real_speech_release, tmp_path, fold)
     parts = read_parts(result)
-    assert {part: len(frame) for part, frame in parts.items()} == {
-        "train": 202,
-        "valid": 22,
-        "test": 56,
-    }
+    assert [len(parts[part]) for part in ("train", "valid", "test")] == [202, 22, 56]
     assert Counter(whole(result)["emotion"]) == {"ang": 80, "hap": 80, "sad": 80, "neu": 40}
     assert set(parts["valid"]["emotion"]) == {"ang", "hap", "neu", "sad"}
     assert len(set(parts["valid"]["spk_id"])) == 8

@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 import json
 import os
@@ -7,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -15,16 +13,13 @@ import pytest
 import soundfile
 
 from gemoclap_sb.data.manifests import COLUMNS, read_manifest
+from tests.conftest import ROOT, SHARED, load_script
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "RAVDESS" / "gemoclap" / "ravdess_prepare.py"
-RECORDINGS = ROOT.parent / "shared" / "data" / "ravdess16k"
+RECORDINGS = SHARED / "data" / "ravdess16k"
 EIGHT = ("neu", "cal", "hap", "sad", "ang", "fea", "dis", "sur")
 
-spec = importlib.util.spec_from_file_location("ravdess_prepare", SCRIPT)
-ravdess_prepare = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ravdess_prepare)
-prepare_ravdess = ravdess_prepare.prepare_ravdess
+prepare_ravdess = load_script(SCRIPT).prepare_ravdess
 
 
 def names_of_actor(actor):
@@ -265,6 +260,7 @@ def test_second_time_is_skipped_until_something_differs(two_folds, tmp_path):
     assert "cal" not in set(pandas.read_csv(out / "train.csv")["emotion"])
 
 
+@pytest.mark.slow
 def test_command_line(two_folds, tmp_path):
     command = [sys.executable, str(SCRIPT), "RAVDESS", "out", "--fold", "5", "--classes", "neu,ang"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -278,6 +278,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_real_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -100,6 +100,7 @@ def saving_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_agree_about_the_checkpoints(tmp_path):
     context = torch.multiprocessing.spawn(saving_process, (str(tmp_path),), nprocs=2, join=False)
     deadline = time.monotonic() + 120
