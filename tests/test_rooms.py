@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,3 +167,11 @@ from gemoclap_sb.objectives import (
 )
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=120)
+
+
+@pytest.mark.parametrize("room", sorted(FACES))
+def test_the_readme_lists_what_each_face_hands_on(room):
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
+    (row,) = [line for line in rows if line.startswith(f"| `{PACKAGE}.{room}` |")]
+    listed = set(re.findall(r"`(\w+)`", row.split("|")[2])) - {"encode_frames"}
+    assert listed == set(importlib.import_module(f"{PACKAGE}.{room}").__all__)

@@ -95,7 +95,7 @@ def test_evaluate_goes_on_after_bad_files(model, corpus, tmp_path, command):
     assert status == 1
     metrics = json.loads(out)
     assert (metrics["n_test"], metrics["n_failed"]) == (6, 2)
-    # Whatever is wrong with the manifest itself is misuse still.
+    # Whatever is wrong with the manifest itself is a usage error still.
     status, out, err = command("evaluate", manifest, "--model", model)
     assert (status, out) == (2, "")
     assert "$data_root" in err
