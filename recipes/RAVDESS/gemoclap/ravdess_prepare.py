@@ -113,7 +113,7 @@ def prepare_ravdess(
     Returns
     -------
     dict
-        See `gemoclap_sb.data.preparation.write_preparation`.
+        ``train_csv``, ``valid_csv``, ``test_csv``, ``data_root`` (str) and ``notes`` (list of str).
 
     Raises
     ------
