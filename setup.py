@@ -27,7 +27,8 @@ setup(
         "hyperpyyaml>=1.2.3,<2",
         "pyyaml>=6.0",
         "ruamel.yaml>=0.17.28",
-        "huggingface_hub>=1.0",
+        # From 1.9 on its strict dataclasses tell true from 1.
+        "huggingface_hub>=1.9",
         "safetensors>=0.4.3",
         "sentencepiece>=0.2.0",
         "soundfile>=0.12.1",

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     RobertaModel,
-    RobertaTokenizerFast,
+    RobertaTokenizer,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
@@ -121,7 +121,7 @@ def save_small_roberta(
     bpe.train_from_iterator(_TEXT, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = bpe.model.save(str(folder))
-    tokenizer = RobertaTokenizerFast.from_pretrained(folder, model_max_length=64)
+    tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=64)
     tokenizer.save_pretrained(folder)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
