@@ -125,8 +125,12 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Read a UTF-8 JSON file; OSError or ValueError where that cannot be."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a UTF-8 JSON file; OSError or ValueError where that cannot be, NaN among it."""
+    return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _beside(path: Path) -> Path:

@@ -26,10 +26,10 @@ def run(options: Namespace, out: TextIO) -> int:
     """Print what an exported model is."""
     with inputs.usage_errors():
         found = model_info(options.model)
-    if options.format == "json":
-        output.print_json(found, out)
-    else:
-        output.print_lines(_lines(found), out)
+        if options.format == "json":
+            output.print_json(found, out)
+        else:
+            output.print_lines(_lines(found), out)
     return 0
 
 

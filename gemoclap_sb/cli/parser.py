@@ -67,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return _BROKEN_PIPE
+    except OSError as error:
+        # A result that cannot be written, mostly.
+        print(f"{_PROGRAM} {options.command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return _INTERRUPTED
 

@@ -23,11 +23,13 @@ import numpy as np
 import soundfile
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchaudio.transforms import Resample
 
 # libsndfile states this length (the largest 64-bit integer) when the header has none.
 _UNKNOWN_LENGTH = 2**63 - 1
 _BLOCK_FRAMES = 2**18
+_MP3_FRAME = 1152
 
 
 class AudioError(ValueError):
@@ -85,26 +87,25 @@ class AudioReader:
 
     def __init__(self, path: str | os.PathLike, sample_rate: int | None = None) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise AudioError(f"Audio file {path} is missing.")
-        if not self.path.is_file():
-            raise AudioError(f"{path} is a folder; expected an audio file.")
         try:
-            self._file = soundfile.SoundFile(str(path))
+            if not self.path.exists():
+                raise AudioError(f"Audio file {path} is missing.")
+            if not self.path.is_file():
+                raise AudioError(f"{path} is a folder; expected an audio file.")
+            file = self._file = soundfile.SoundFile(str(path))
+            frames = _decodable_frames(file) if file.format == "MP3" else file.frames
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
-        file = self._file
-        self.info = AudioInfo(file.frames, file.samplerate, file.channels, file.subtype)
-        if file.frames == 0:
+        self.info = AudioInfo(frames, file.samplerate, file.channels, file.subtype)
+        if frames == 0:
             raise AudioError(f"Audio file {path} is zero-length: its header states 0 samples.")
-        if file.frames >= _UNKNOWN_LENGTH:
+        if frames >= _UNKNOWN_LENGTH:
             raise AudioError(
                 f"The header of audio file {path} does not state its length (it was written to a "
                 "pipe). Encode it again into a file."
             )
         self.sample_rate = sample_rate or file.samplerate
-        # Length after resampling, as torchaudio has it.
-        self.num_samples = -(-file.frames * self.sample_rate // file.samplerate)
+        self.num_samples = -(-frames * self.sample_rate // file.samplerate)
         self._held, self._held_start = np.empty(0, np.float32), 0
 
     def __enter__(self) -> AudioReader:
@@ -153,24 +154,26 @@ class AudioReader:
         first = max(0, start // outputs * period - context)
         last = min(self.info.num_frames, -(-stop // outputs) * period + context)
         offset = first // period * outputs
-        resampled = resample(torch.from_numpy(self._mono(first, last)))
-        return resampled[start - offset : stop - offset]
+        samples = torch.from_numpy(self._mono(first, last))
+        if last == self.info.num_frames:
+            # torchaudio reckons its length in float32, which falls short for long files.
+            samples = pad(samples, (0, context))
+        return resample(samples)[start - offset : stop - offset]
 
     def _mono(self, first: int, last: int) -> np.ndarray:
         """Get samples at the file's own rate; what a next part may want again is kept."""
-        kept = self._held_start + len(self._held)
-        if not self._held_start <= first <= kept:
-            self._file.seek(first)
-            self._held, kept = self._held[:0], first
-        else:
-            self._held = self._held[first - self._held_start :]
-        self._held_start = first
-        if last > kept:
-            self._held = np.concatenate([self._held, self._decoded(kept, last - kept)])
-        return self._held[: last - first]
+        held = self._held[:0]
+        if self._held_start <= first <= self._held_start + len(self._held):
+            held = self._held[first - self._held_start :]
+        if (kept := first + len(held)) < last:
+            held = np.concatenate([held, self._decoded(kept, last - kept)])
+        self._held, self._held_start = held, first
+        return held[: last - first]
 
     def _decoded(self, first: int, count: int) -> np.ndarray:
         try:
+            if self._file.tell() != first:
+                self._file.seek(first)
             samples = self._file.read(count, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
@@ -248,6 +251,21 @@ def check_audio(path: str | os.PathLike, decode: bool = False) -> AudioInfo:
             for start in range(0, audio.num_samples, _BLOCK_FRAMES):
                 audio.read(start, min(start + _BLOCK_FRAMES, audio.num_samples))
         return audio.info
+
+
+def _decodable_frames(file: soundfile.SoundFile) -> int:
+    """Length of an MP3: libsndfile estimates it, a little high, where no Xing header states it."""
+    if 0 < file.frames < _UNKNOWN_LENGTH:
+        file.seek(file.frames - 1)
+        is_exact = len(file.read(1)) == 1
+        file.seek(0)
+        if not is_exact:
+            decoded = sum(iter(lambda: len(file.read(_BLOCK_FRAMES, "float32")), 0))
+            file.seek(0)
+            # What misses more than that was cut short.
+            if file.frames - decoded <= max(2 * _MP3_FRAME, file.frames // 100):
+                return decoded
+    return file.frames
 
 
 @functools.lru_cache(maxsize=32)

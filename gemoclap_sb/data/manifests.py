@@ -282,7 +282,7 @@ def _check_data_root(
         raise ManifestError(
             f"{path}: the wav of {len(rooted)} rows has $data_root (first: {rooted[0].where}), but "
             f"{given}. Pass the folder that these paths start from as data_root (--data_folder "
-            "on the command line)."
+            "of train.py, --data-root of gemoclap evaluate)."
         )
 
 

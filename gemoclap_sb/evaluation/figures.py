@@ -100,7 +100,7 @@ def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Pat
         axes.set_title(name, color=INK, fontsize=12, fontweight="bold")
         axes.set_xlabel("epoch", color=INK)
         axes.set_ylabel(unit, color=INK)
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.legend(frameon=False, labelcolor=INK)
         _tidy(axes)
     return save_figure(figure, path)

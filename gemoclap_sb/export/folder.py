@@ -139,7 +139,8 @@ def _check_out_folder(out_folder: Path, overwrite: bool) -> None:
         )
     if not overwrite:
         raise ExportError(
-            f"{out_folder} exists. Name another folder, or say that it may be overwritten."
+            f"{out_folder} exists. Name another folder, or say that it may be overwritten "
+            "(--overwrite, overwrite=True)."
         )
 
 

@@ -253,7 +253,7 @@ class _Threads:
             window.append(recording)
             # A long one is not decoded yet, but keeps its file open.
             samples += self.tower.longest if recording.wav is None else len(recording.wav)
-            if len(window) == self.window or samples > WINDOW_SECONDS * self.tower.sample_rate:
+            if len(window) >= self.window or samples > WINDOW_SECONDS * self.tower.sample_rate:
                 break
         return window
 

@@ -338,9 +338,9 @@ class SSLEncoder(HFTransformersInterface):
         for layer in encoder.layers:
             hidden = run_layer(layer, hidden, recompute=recompute, **arguments)
             if isinstance(hidden, tuple):
-                # WavLM's position bias is handed on; others, in older transformers, have none.
+                # Older versions of transformers give a tuple without a position bias too.
                 hidden, *bias = hidden
-                arguments |= {"position_bias": of for of in bias}
+                arguments |= dict(zip(["position_bias"], bias, strict=False))
             # Only a weighted sum wants them all, which takes memory.
             states = [*states, hidden] if self.options["layers"] == "weighted" else [hidden]
         if self.pre_norm:

@@ -264,5 +264,5 @@ def built(where: str, key: str, make: Callable[..., Any], *args: Any, **kwargs: 
     except Exception as error:
         raise ConfigurationError(
             f"{where}: {key}: nothing can be built from these values: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error

@@ -4,6 +4,7 @@ It is written when a run starts, travels with the exported model, and is all tha
 needed to build the model again without the encoder's hub page or folder.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,9 +50,11 @@ class RunDescription:
     longest_seconds: float | int = LONGEST_SECONDS
 
     def validate_values(self) -> None:
-        """Refuse a rate that is none, and labels without words."""
+        """Refuse a rate or a length that is none, and labels without words."""
         if self.sample_rate < 1:
             raise ValueError(f"sample_rate: expected a number of Hz, found {self.sample_rate!r}")
+        if not 0 < self.longest_seconds < math.inf:
+            raise ValueError(f"longest_seconds: expected some, found {self.longest_seconds!r}")
         labels = {name: sorted(of) for name, of in self.labels.items()}
         if labels != {name: sorted(of) for name, of in self.words.items()}:
             raise ValueError(

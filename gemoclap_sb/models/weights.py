@@ -98,7 +98,9 @@ def _compare(module: nn.Module, file: safe_open, path: str | os.PathLike, others
 def _opened(path: str | os.PathLike) -> Iterator[safe_open]:
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"no file {path} (seen from {Path.cwd()}). Export the run again.")
+        raise WeightsError(
+            f"no file {path} (seen from {Path.cwd()}). `gemoclap export RUN OUT` writes it."
+        )
     with path.open("rb") as stream:
         start = stream.read(4)
     if start.startswith(_PICKLES):

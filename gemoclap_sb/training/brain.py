@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
+from gemoclap_sb.training.run_folder import ExperimentError
 
 Rows = Mapping[str, Mapping[str, object]]
 
@@ -75,8 +76,6 @@ class ResumableBrain(sb.Brain):
     def init_optimizers(self) -> None:
         """Make the optimiser, with a parameter group for each module of `own_rates`."""
         super().init_optimizers()
-        if self.opt_class is None:
-            return
         groups = self.optimizer.param_groups
         for module, rate in self.own_rates():
             own = {id(parameter) for parameter in module.parameters()}
@@ -85,8 +84,11 @@ class ResumableBrain(sb.Brain):
                 group["params"] = [p for p in group["params"] if id(p) not in own]
                 if chosen:
                     self.optimizer.add_param_group({**group, "params": chosen, "lr": rate})
-        # Before a checkpoint is recovered, which holds the rates of its step.
-        self.rate_shares = [group["lr"] / self.optimizer.defaults["lr"] for group in groups]
+        if getattr(self.hparams, "lr_schedule", None) is not None:
+            if not (whole := self.optimizer.defaults["lr"]):
+                raise ExperimentError("lr: expected more than 0 beside an lr_schedule, found 0.")
+            # Before a checkpoint is recovered, which holds the rates of its step.
+            self.rate_shares = [group["lr"] / whole for group in groups]
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
         """Seed the step, so that it does not depend on the steps before it; set its rates."""

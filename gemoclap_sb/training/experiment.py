@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import speechbrain as sb
@@ -111,12 +112,15 @@ def open_run(argv: Sequence[str] | None) -> Run:
     settings = read_settings(hparams_file, overrides)
     sb.utils.distributed.ddp_init_group(run_opts)
     folder = Path(settings["output_folder"])
-    if if_main_process():
-        check_settings(folder, settings)
+    try:
+        if if_main_process():
+            check_settings(folder, settings)
+    except OSError as error:
+        raise ExperimentError(f"--output_folder: {error}") from error
     with open(hparams_file, encoding="utf-8") as stream:
         try:
             hparams = load_hyperpyyaml(stream, overrides)
-        except (ValueError, OSError) as error:
+        except (TypeError, ValueError, OSError) as error:
             raise ExperimentError(f"{hparams_file}: {error}") from error
     sb.create_experiment_directory(folder, hparams_file, overrides)
     return Run(hparams_file, hparams, run_opts, folder, started)
@@ -167,6 +171,12 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
             hparams["pretrainer"].load_collected()
         except (OSError, ValueError, RuntimeError) as error:
             raise ExperimentError(f"{run.hparams_file}: pretrainer: {error}") from error
+        except (EOFError, UnpicklingError) as error:
+            # torch's words for it advise to let the file run code.
+            raise ExperimentError(
+                f"{run.hparams_file}: pretrainer: a file of {hparams['pretrainer'].paths} is "
+                "damaged, or holds more than tensors."
+            ) from error
     return brain
 
 
@@ -274,10 +284,14 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
         "fold": hparams["fold"],
         **options,
     }
+    prepared: dict[str, Any] = {}
+
+    def ask() -> None:
+        prepared.update(prepare(**arguments))
+
     # Every process asks; the first writes, the others find the work done.
     try:
-        run_on_main(prepare, kwargs=arguments)
-        prepared = dict(prepare(**arguments))
+        run_on_main(ask, post_func=ask)
     except (OSError, ValueError, TypeError) as error:
         raise ExperimentError(f"data preparation: {error}") from error
     return {"notes": [], **prepared, "validation": options.get("validation")}

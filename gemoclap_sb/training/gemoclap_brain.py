@@ -5,6 +5,7 @@ The model embeds, the objective compares, the metrics count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
 from gemoclap_sb.objectives.gathering import gather_batch
 from gemoclap_sb.training.brain import ResumableBrain, unwrapped
+from gemoclap_sb.training.run_folder import ExperimentError
 
 
 class GEmoCLAPBrain(ResumableBrain):
@@ -47,6 +49,8 @@ class GEmoCLAPBrain(ResumableBrain):
         for name in ("audio", "text"):
             rate = getattr(self.hparams, f"lr_{name}", None)
             if rate is not None:
+                if not (isinstance(rate, int | float) and 0 <= rate < math.inf):
+                    raise ExperimentError(f"lr_{name}: expected 0 or more, found {rate!r}.")
                 yield getattr(self.model, f"{name}_encoder"), rate
 
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> tuple[Any, dict]:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from hyperpyyaml import resolve_references
@@ -86,6 +87,8 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
     kept = {key: value for key, value in settings.items() if key not in UNRECORDED}
     if kept.get("data_folder"):
         kept["data_folder"] = os.path.realpath(kept["data_folder"])
+    if kept.get("pretrainer"):
+        kept["pretrainer"] = _sources(kept["pretrainer"])
     begun = is_finished(folder) or any((Path(folder) / "save").glob("CKPT*"))
     if not (begun and path.exists()):
         write_json(path, kept)
@@ -128,6 +131,13 @@ def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
         "packages": {name: version(name) for name in packages},
     }
     write_json(path, record)
+
+
+def _sources(pretrainer: Mapping[str, Any]) -> dict[str, str]:
+    """Say what a pretrainer loads, without the description of what it loads into."""
+    [arguments] = pretrainer.values()
+    paths = arguments.get("paths") or {}
+    return {name: os.path.realpath(of) if os.path.exists(of) else of for name, of in paths.items()}
 
 
 def _comparable(settings: Mapping[str, object]) -> dict[str, object]:

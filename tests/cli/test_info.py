@@ -32,6 +32,14 @@ def test_info_says_what_the_model_is(model, command):
         assert text in out
 
 
+def test_info_notices_damaged_metrics(model, tmp_path, command):
+    folder = shutil.copytree(model, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "metrics": {"fold": 1}}))
+    assert command("info", folder)[0] == 2
+
+
 def test_info_notices_damaged_weights(model, tmp_path, command):
     folder = tmp_path / "copy"
     shutil.copytree(model, folder)

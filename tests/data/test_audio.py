@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import soundfile
@@ -117,6 +119,14 @@ def test_parts_in_any_order_are_those_of_the_whole(tmp_path, name):
             )
 
 
+def test_resampled_length_is_exact(tmp_path):
+    # In float32, as torchaudio reckons, this is one sample less.
+    path = write_noise(tmp_path / "a.wav", 15999, 48008)
+    with AudioReader(path, 16000) as audio:
+        assert len(audio.read()) == audio.num_samples == math.ceil(48008 * 16000 / 15999)
+        torch.testing.assert_close(audio.read(48000), audio.read()[48000:], rtol=0, atol=1e-5)
+
+
 def test_parts_neither_click_nor_drift(tmp_path):
     pitch, seconds = 997.0, 30
     sine = 0.5 * np.sin(2 * np.pi * pitch * np.arange(44100 * seconds) / 44100)
@@ -160,6 +170,45 @@ def test_unusable_part_is_named_with_its_place(tmp_path):
         assert len(audio.read(0, 32000)) == 32000
         with pytest.raises(AudioError, match=r"nan\.wav has 1 NaN.*between 2\.0 s and 3\.0 s"):
             audio.read(32000)
+
+
+def test_reader_goes_on_after_an_error(tmp_path):
+    wav = np.linspace(0, 0.5, 8000, dtype=np.float32)
+    wav[5000] = np.nan
+    soundfile.write(tmp_path / "nan.wav", wav, 16000, "FLOAT")
+    with AudioReader(tmp_path / "nan.wav") as audio:
+        audio.read(0, 1000)
+        with pytest.raises(AudioError):
+            audio.read(1000, 6000)
+        torch.testing.assert_close(audio.read(1000, 2000), torch.from_numpy(wav[1000:2000]))
+
+
+def test_place_that_cannot_be_reached_is_an_audio_error(tmp_path):
+    path = write_noise(tmp_path / "cut.flac", 16000, 160000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with AudioReader(path) as audio, pytest.raises(AudioError, match=r"cut\.flac is unreadable"):
+        audio.read(150000, 151000)
+
+
+def test_name_that_is_too_long_is_an_audio_error(tmp_path):
+    with pytest.raises(AudioError, match="File name too long"):
+        AudioReader(tmp_path / ("a" * 300))
+
+
+def test_mp3_whose_header_only_estimates_its_length(tmp_path):
+    path = tmp_path / "a.mp3"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8 * 44100)
+    soundfile.write(path, noise, 44100, bitrate_mode="CONSTANT", compression_level=0.7)
+    whole = path.read_bytes()
+    # A stream of constant bit rate without the first frame, which states the length.
+    marker = max(whole.find(b"Xing"), whole.find(b"Info"))
+    sync = whole[whole.rfind(b"\xff", 0, marker) :][:2]
+    path.write_bytes(whole[whole.find(sync, marker) :])
+    with soundfile.SoundFile(path) as file:
+        stated, decoded = file.frames, len(file.read())
+    assert stated > decoded
+    with AudioReader(path) as audio:
+        assert audio.num_samples == len(audio.read()) == decoded
 
 
 def test_file_that_ends_before_its_header_says(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -158,6 +159,9 @@ def _change(config, keys, value):
         (["labels", "emotion"], ["ang"], "a word for each of the labels"),
         (["labels"], [], "Field 'labels' expected a dict, got list"),
         (["sample_rate"], 0, "sample_rate: expected a number of Hz, found 0"),
+        (["longest_seconds"], 0, "longest_seconds: expected some, found 0"),
+        (["longest_seconds"], math.nan, "expected JSON: NaN"),
+        (["longest_seconds"], "60", "Field 'longest_seconds'"),
         (["templates", "emotion"], ["no slot"], "words and templates"),
         (["templates", "emotion"], ["{0.__class__}"], "words and templates"),
     ],
@@ -171,7 +175,7 @@ def test_bad_config_is_refused_by_name(scratch_config, tmp_path, keys, value, me
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x80\x04."])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "NaN", "\x80\x04."])
 def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text, encoding="latin-1")

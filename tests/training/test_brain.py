@@ -25,6 +25,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler
 from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History
+from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.schedules import WarmupCosine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,6 +252,13 @@ def test_modules_can_have_rates_of_their_own(tmp_path):
     brain.epoch, brain.step = 2, 4
     brain.on_fit_batch_start(None, True)
     assert [g["lr"] for g in brain.optimizer.param_groups] == pytest.approx([0.1, 0.01])
+
+
+def test_rate_of_zero_cannot_be_scaled(tmp_path):
+    brain = line_brain(tmp_path, lr_schedule=WarmupCosine(peak=0.0))
+    brain.opt_class = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
+    with pytest.raises(ExperimentError, match="lr: expected more than 0"):
+        brain.init_optimizers()
 
 
 def test_one_group_where_no_module_has_a_rate(tmp_path):

@@ -205,10 +205,20 @@ def test_pretrainer_links_one_stage_to_the_next(small_run, small_manifests, tmp_
     assert metrics_of(tmp_path / "run")["confusion"] == metrics_of(small_run[0])["confusion"]
 
 
-def test_pretrainer_without_its_file_is_explained(small_manifests, tmp_path, capsys):
+@pytest.mark.parametrize("content", [None, b"", b"no checkpoint"])
+def test_pretrainer_without_its_file_is_explained(content, small_manifests, tmp_path, capsys):
+    path = tmp_path / "clap.ckpt"
+    if content is not None:
+        path.write_bytes(content)
     _, *options = own_manifests(small_manifests, tmp_path / "run")
-    assert main(None, [second_stage(tmp_path, "none/at/all/clap.ckpt"), *options]) == 2
+    assert main(None, [second_stage(tmp_path, path), *options]) == 2
     assert "second.yaml: pretrainer: " in capsys.readouterr().err
+
+
+def test_folder_that_cannot_be_written_is_named(small_manifests, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(None, own_manifests(small_manifests, tmp_path / "file/run")) == 2
+    assert "error: --output_folder: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

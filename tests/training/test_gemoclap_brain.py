@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import speechbrain as sb
 import torch
@@ -13,6 +15,7 @@ from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import read_manifest
 from gemoclap_sb.objectives import label_matrix
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
+from gemoclap_sb.training.run_folder import ExperimentError
 from tests.conftest import ROOT
 
 TINY = {"n_mels": 20, "channels": 16, "text_size": 16, "embedding_size": 8, "batch_size": 6}
@@ -85,6 +88,12 @@ def test_encoders_can_have_rates_of_their_own(step):
     moved = {name.split(".")[0] for name in changed(brain, before)}
     assert "audio_encoder" not in moved
     assert {"text_encoder", "pooling", "audio_projections"} <= moved
+
+
+@pytest.mark.parametrize("rate", [-0.1, "high", math.nan])
+def test_rate_that_is_none_is_named(step, rate):
+    with pytest.raises(ExperimentError, match="lr_text: expected 0 or more, found"):
+        step(lr_text=rate)
 
 
 def test_one_rate_is_one_group(step):

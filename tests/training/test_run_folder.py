@@ -110,6 +110,25 @@ def test_another_corpus_is_another_run(hparams, tmp_path, monkeypatch):
         check_settings(tmp_path / "run", read_settings(hparams, "data_folder: other"))
 
 
+def test_pretrainer_is_the_files_that_it_loads(hparams, tmp_path, monkeypatch):
+    pretrainer = """
+pretrainer: !new:does.not.Exist
+    collect_in: !ref <output_folder>/here
+    loadables: {clap: !ref <model>}
+    paths: {clap: %s}
+"""
+    monkeypatch.chdir(tmp_path)
+    for name in ("clap.ckpt", "other.ckpt"):
+        (tmp_path / name).touch()
+    hparams.write_text(YAML + pretrainer % "clap.ckpt")
+    begin(tmp_path / "run", read_settings(hparams))
+    hparams.write_text(YAML + pretrainer % (tmp_path / "clap.ckpt"))
+    check_settings(tmp_path / "run", read_settings(hparams, "output_folder: moved"))
+    hparams.write_text(YAML + pretrainer % "other.ckpt")
+    with pytest.raises(ExperimentError, match=r"pretrainer \(was .*clap.ckpt.*other.ckpt"):
+        check_settings(tmp_path / "run", read_settings(hparams))
+
+
 def test_labels_may_be_numbers(hparams, tmp_path):
     hparams.write_text(YAML + "words: {0: low, 1: high}\n")
     begin(tmp_path / "run", read_settings(hparams))

@@ -275,7 +275,10 @@ def main() -> None:
     parser.add_argument("--valid_session", type=int)
     parser.add_argument("--seed", type=int, default=1)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    prepare_iemocap(**vars(parser.parse_args()))
+    try:
+        prepare_iemocap(**vars(parser.parse_args()))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -248,7 +248,10 @@ def main() -> None:
     parser.add_argument("--valid_fraction", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    prepare_ravdess(**vars(parser.parse_args()))
+    try:
+        prepare_ravdess(**vars(parser.parse_args()))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
