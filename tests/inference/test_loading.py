@@ -95,7 +95,7 @@ def test_truncated_weights(hostile, share):
 
 def test_missing_weights(hostile):
     (hostile / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"no file .*model\.safetensors.*Export"):
+    with pytest.raises(WeightsError, match=r"no file .*model\.safetensors.*gemoclap export"):
         GEmoCLAPClassifier.from_pretrained(hostile)
 
 
@@ -182,7 +182,7 @@ def test_missing_files_are_named(hostile, name):
 
 def test_a_run_is_no_export(runs):
     run = runs["scratch"]
-    with pytest.raises(WeightsError, match="Export the run"):
+    with pytest.raises(WeightsError, match="`gemoclap export RUN OUT` writes it"):
         GEmoCLAPClassifier.from_pretrained(run)
 
 
