@@ -115,7 +115,8 @@ def _write_summary(
     summary = cross_validation_summary(
         results, validation=validation if validation in VALIDATION_NOTES else None, notes=notes
     )
-    picture = draw_cross_validation(summary, root / "cv_folds.png")
+    title = f"{settings['experiment']}, cross-validation"
+    picture = draw_cross_validation(summary, root / "cv_folds.png", title)
     command = " ".join(["python", train_script.with_name("cross_validate.py").name, *argv])
     report = cross_validation_report(
         summary, settings["experiment"], [machine], command=command, picture=picture.name
