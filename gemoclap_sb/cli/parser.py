@@ -1,9 +1,9 @@
 """The command `gemoclap`: a trained model at work on files, from a shell.
 
-Exit codes: 0 when all went well, 1 when some inputs failed, 2 for a usage error. Data go
-to standard output, everything else (progress, warnings, what libraries print) to standard
-error, so that the command can stand in a pipe. Only the parsers are loaded until the
-arguments are known to be right, so that ``--help`` answers at once.
+Exit codes: 0 when all went well, 1 when some inputs failed, 2 for a usage error or an output
+that cannot be written. Data go to standard output, everything else (progress, warnings, what
+libraries print) to standard error, so that the command can stand in a pipe. Only the parsers
+are loaded until the arguments are known to be right, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ examples:
   gemoclap info exported
 
 `gemoclap COMMAND --help` says more. Data go to standard output, the rest to standard error.
-Exit codes: 0 all went well, 1 some inputs failed, 2 usage error."""
+Exit codes: 0 all went well, 1 some inputs failed, 2 usage error, or no output can be written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -340,7 +340,8 @@ class SSLEncoder(HFTransformersInterface):
             if isinstance(hidden, tuple):
                 # Older versions of transformers give a tuple without a position bias too.
                 hidden, *bias = hidden
-                arguments |= dict(zip(["position_bias"], bias, strict=False))
+                if bias:
+                    arguments["position_bias"] = bias[0]
             # Only a weighted sum wants them all, which takes memory.
             states = [*states, hidden] if self.options["layers"] == "weighted" else [hidden]
         if self.pre_norm:

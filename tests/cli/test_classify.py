@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import numpy as np
@@ -20,6 +21,13 @@ def test_folders_are_searched(audio, tmp_path):
     assert find_audio([audio / ".folder"]) == [str(audio / ".folder" / "d.wav")]
     with pytest.raises(UsageError, match="expected recordings"):
         find_audio([tmp_path])
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_garbage_is_collected_again_once_the_model_is_loaded(status, model, audio, command):
+    source = model if status == 0 else "no/such/folder"
+    assert command("classify", audio / "b.wav", "--model", source)[0] == status
+    assert gc.isenabled()
 
 
 def test_classify_as_csv(classifier, model, audio, command):
