@@ -158,6 +158,8 @@ def _best_checkpoint(run_folder: Path) -> Path:
 
 def _load_checkpoint(model: GEmoCLAP, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
+    # Layers that only a joint loss reads.
+    state = {name: value for name, value in state.items() if not name.startswith("classifiers.")}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -118,7 +118,7 @@ def relative_lengths(lengths: Tensor, size: int) -> Tensor:
 
 
 def valid_positions(mask: Tensor) -> Tensor | None:
-    """List where a mask [B, F] is true, int64 positions in [B * F]; None if it is everywhere.
+    """List where a mask of any shape is true, int64 flat positions; None if it is everywhere.
 
     >>> valid_positions(torch.tensor([[True, True], [True, False]]))
     tensor([0, 1, 2])
@@ -128,9 +128,9 @@ def valid_positions(mask: Tensor) -> Tensor | None:
 
 
 def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Tensor:
-    """Apply a BatchNorm to x [B, C, F] as if there were the `valid_positions` only.
+    """Apply a BatchNorm to x [B, C, ...] as if there were the `valid_positions` of [B, ...] only.
 
-    The other frames come out zero; None normalises the whole.
+    What lies elsewhere comes out zero; None normalises the whole.
 
     >>> norm, x = nn.BatchNorm1d(1), torch.tensor([[[1.0, 3.0, 9.0]]])
     >>> normalize_valid(norm, x, torch.tensor([0, 1])).round().detach()
@@ -138,7 +138,8 @@ def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Ten
     """
     if positions is None:
         return norm(x)
-    batch, channels, size = x.shape
-    frames = norm(x.transpose(1, 2).reshape(-1, channels).index_select(0, positions))
-    padded = frames.new_zeros(batch * size, channels).index_copy(0, positions, frames)
-    return padded.view(batch, size, channels).transpose(1, 2)
+    channels, last = x.shape[1], x.movedim(1, -1)
+    flat = last.reshape(-1, channels).index_select(0, positions)
+    normal = norm(flat.view(-1, channels, *[1] * (x.dim() - 2))).view(-1, channels)
+    padded = normal.new_zeros(last.shape[:-1].numel(), channels).index_copy(0, positions, normal)
+    return padded.view(last.shape).movedim(-1, 1)

@@ -138,6 +138,18 @@ class GEmoCLAP(PooledAudio):
         self.text_projection = Projection(text_size, embedding_size, hidden_size, dropout)
         self.audio_scales = of_each_head(lambda: LogitScale(logit_scale, learn_logit_scale))
         self.text_scales = of_each_head(lambda: LogitScale(logit_scale, learn_logit_scale))
+        self.pooled_dropout = nn.Dropout(dropout)
+        self.classifiers = nn.ModuleDict()
+
+    def add_classifiers(self, sizes: Mapping[str, int]) -> None:
+        """Give heads a linear layer each that scores so many classes from the pooled audio.
+
+        Objectives with a ``cross_entropy_weight`` read the scores. They serve training only: an
+        export has none.
+        """
+        for head, size in sizes.items():
+            pooled_size = self.audio_projections[head].layers[0].in_features
+            self.classifiers[head] = nn.Linear(pooled_size, size)
 
     def forward(
         self, wavs: Tensor, wav_lens: Tensor, sentences: Mapping[str, Sequence[str]]
@@ -161,9 +173,15 @@ class GEmoCLAP(PooledAudio):
                 text=text,
                 audio_scale=self.audio_scales[head](),
                 text_scale=self.text_scales[head](),
+                logits=self._class_logits(head, pooled),
             )
             for head, text in zip(self.heads, texts, strict=True)
         }
+
+    def _class_logits(self, head: str, pooled: Tensor) -> Tensor | None:
+        if head not in self.classifiers:
+            return None
+        return self.classifiers[head](self.pooled_dropout(pooled))
 
     def encode_audio(self, wavs: Tensor, wav_lens: Tensor, head: str | None = None) -> Tensor:
         """Audio embeddings ``[N, D]`` by one projection, by default the first; L2-normalised."""

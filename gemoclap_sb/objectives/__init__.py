@@ -9,6 +9,7 @@ from gemoclap_sb.objectives.contrastive import (
     EmoCLAPObjective,
     MultiTaskObjective,
     SoftLabelObjective,
+    audio_contrastive_loss,
     kl_contrastive_loss,
     similarity_logits,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "EmoCLAPObjective",
     "MultiTaskObjective",
     "SoftLabelObjective",
+    "audio_contrastive_loss",
     "gather_batch",
     "kl_contrastive_loss",
     "label_matrix",

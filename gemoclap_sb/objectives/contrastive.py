@@ -28,7 +28,7 @@ from gemoclap_sb.objectives.label_matrices import (
     target_distribution,
 )
 
-SIMILARITIES = ("cross", "intra")
+SIMILARITIES = ("cross", "intra", "both")
 REDUCTIONS = ("batchmean", "sum")
 
 
@@ -41,12 +41,15 @@ class ContrastiveOutput(NamedTuple):
         ``[N, D]``, L2-normalised embeddings ``Ea`` and ``Et``.
     audio_scale, text_scale : Tensor
         Scalars, the paper's temperatures ``eps_a`` and ``eps_t``.
+    logits : Tensor, optional
+        ``[N, C]``, class scores of the pooled audio, from a model with classifiers.
     """
 
     audio: Tensor
     text: Tensor
     audio_scale: Tensor
     text_scale: Tensor
+    logits: Tensor | None = None
 
 
 def similarity_logits(
@@ -54,10 +57,11 @@ def similarity_logits(
 ) -> tuple[Tensor, Tensor]:
     """Scaled similarity matrices ``C_a`` and ``C_t`` of a batch, each ``[N, N]``.
 
-    ``cross``: ``C_a = eps_a Ea Et^T``, ``C_t = eps_t Et Ea^T``. ``intra``:
+    ``cross`` and ``both``: ``C_a = eps_a Ea Et^T``, ``C_t = eps_t Et Ea^T``. ``intra``:
     ``C_a = eps_a Ea Ea^T``, ``C_t = eps_t Et Et^T``, as the paper prints it. That form never
     ties the two modalities together, whereas classification compares audio with text; it
-    is here for the record. ValueError if ``similarity`` is neither.
+    is here for the record. ValueError if ``similarity`` is none of these. What ``both`` adds
+    is `audio_contrastive_loss`.
 
     Examples
     --------
@@ -69,7 +73,7 @@ def similarity_logits(
     """
     check_choice("similarity", similarity, SIMILARITIES)
     audio, text = output.audio, output.text
-    of_audio, of_text = (text, audio) if similarity == "cross" else (audio, text)
+    of_audio, of_text = (audio, text) if similarity == "intra" else (text, audio)
     # Under autocast the products would be rounded to three digits.
     with torch.autocast(audio.device.type, enabled=False):
         return output.audio_scale * audio @ of_audio.T, output.text_scale * text @ of_text.T
@@ -134,8 +138,62 @@ def kl_contrastive_loss(
         return 0.5 * (divergence[0] + divergence[1])
 
 
+def audio_contrastive_loss(
+    audio: Tensor,
+    scale: Tensor,
+    target_matrix: Tensor,
+    reduction: str = "batchmean",
+    target: str = "softmax",
+) -> Tensor:
+    """Kullback-Leibler loss between the similarities of audio with audio and a label matrix.
+
+    As `kl_contrastive_loss` of ``eps_a Ea Ea^T`` with the self-pairs left out: an utterance is
+    no positive of its own. With ``target: normalized`` and one attribute, this is the supervised
+    contrastive loss (Khosla et al., arXiv 2004.11362, equation 2) up to a constant. An
+    utterance that shares no label with another has no positive there, and is left out too.
+
+    Parameters
+    ----------
+    audio : Tensor
+        ``[N, D]``, L2-normalised.
+    scale : Tensor
+        Scalar, ``eps_a``.
+    target_matrix, reduction, target
+        As for `kl_contrastive_loss`.
+
+    Returns
+    -------
+    Tensor
+        Scalar, at least 0; 0 where no two utterances share a label.
+
+    Examples
+    --------
+    >>> matrix = label_matrix(torch.tensor([0, 0, 1]))
+    >>> audio = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> loss = audio_contrastive_loss(audio, torch.tensor(30.0), matrix, target="normalized")
+    >>> abs(loss.item()) < 1e-6
+    True
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("target", target, TARGETS)
+    count = len(audio)
+    others = ~torch.eye(count, dtype=torch.bool, device=audio.device)
+    with torch.autocast(audio.device.type, enabled=False):
+        matrix = target_matrix.to(torch.promote_types(audio.dtype, torch.float32))
+        matrix = matrix[others].view(count, count - 1)
+        rows = (matrix.sum(dim=1) > 0).nonzero().squeeze(1) if target == "normalized" else ...
+        cosines = (audio @ audio.T)[others].view(count, count - 1)[rows].to(matrix.dtype)
+        q = target_distribution(matrix[rows], target)
+        loss = F.kl_div(F.log_softmax(scale * cosines, dim=-1), q, reduction="sum")
+        return loss / max(len(q), 1) if reduction == "batchmean" else loss
+
+
 class _LabelObjective(nn.Module):
-    """What the three objectives share: weighted attributes and loss options."""
+    """What the three objectives share: weighted attributes and loss options.
+
+    ``similarity: both`` adds ``intra_weight`` times `audio_contrastive_loss`;
+    ``cross_entropy_weight`` adds so much of the cross-entropy of the heads' class scores.
+    """
 
     def __init__(
         self,
@@ -143,6 +201,8 @@ class _LabelObjective(nn.Module):
         similarity: str = "cross",
         reduction: str = "batchmean",
         target: str = "softmax",
+        intra_weight: float = 0.5,
+        cross_entropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         for attribute, weight in weights.items():
@@ -160,29 +220,56 @@ class _LabelObjective(nn.Module):
         check_choice("reduction", reduction, REDUCTIONS)
         check_choice("target", target, TARGETS)
         self.weights = {attribute: float(weight) for attribute, weight in weights.items()}
+        named = {"intra_weight": intra_weight, "cross_entropy_weight": cross_entropy_weight}
+        for name, weight in named.items():
+            if not (math.isfinite(weight) and weight >= 0.0):
+                raise ValueError(f"{name}: expected 0 or more, found {weight!r}.")
         self.similarity = similarity
         self.reduction = reduction
         self.target = target
+        self.intra_weight = intra_weight
+        self.cross_entropy_weight = cross_entropy_weight
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """Attributes whose labels the objective reads."""
         return tuple(self.weights)
 
-    def _loss(self, outputs: Mapping[str, ContrastiveOutput], head: str, matrix: Tensor) -> Tensor:
+    def _loss(
+        self,
+        outputs: Mapping[str, ContrastiveOutput],
+        head: str,
+        matrix: Tensor,
+        labels: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Loss of one head; its class scores are those of the attribute of its name."""
         if head not in outputs:
             raise KeyError(
                 f"the objective needs the model's head {head!r}; found {sorted(outputs)}. "
                 "List it under the model's `heads`."
             )
-        audio_logits, text_logits = similarity_logits(outputs[head], self.similarity)
-        return kl_contrastive_loss(audio_logits, text_logits, matrix, self.reduction, self.target)
+        output, options = outputs[head], (matrix, self.reduction, self.target)
+        loss = kl_contrastive_loss(*similarity_logits(output, self.similarity), *options)
+        if self.similarity == "both":
+            intra = audio_contrastive_loss(output.audio, output.audio_scale, *options)
+            loss = loss + self.intra_weight * intra
+        if self.cross_entropy_weight:
+            if output.logits is None:
+                raise ValueError(
+                    "cross_entropy_weight: the model gives no class scores; call its "
+                    "`add_classifiers`."
+                )
+            wide = torch.promote_types(output.logits.dtype, torch.float32)
+            entropy = F.cross_entropy(output.logits.to(wide), labels_of(labels, head))
+            loss = loss + self.cross_entropy_weight * entropy
+        return loss
 
     def extra_repr(self) -> str:
         """Show the options in ``print(objective)``."""
         return (
             f"weights={self.weights}, similarity={self.similarity!r}, "
-            f"reduction={self.reduction!r}, target={self.target!r}"
+            f"reduction={self.reduction!r}, target={self.target!r}, "
+            f"intra_weight={self.intra_weight}, cross_entropy_weight={self.cross_entropy_weight}"
         )
 
 
@@ -203,6 +290,10 @@ class SoftLabelObjective(_LabelObjective):
         Name of the output to use; by default the first attribute.
     similarity, reduction, target : str
         See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
+    intra_weight : float
+        Of `audio_contrastive_loss`, for ``similarity: both``.
+    cross_entropy_weight : float
+        Of the cross-entropy of class scores, for a joint loss; see `GEmoCLAP.add_classifiers`.
 
     Examples
     --------
@@ -221,15 +312,19 @@ class SoftLabelObjective(_LabelObjective):
         similarity: str = "cross",
         reduction: str = "batchmean",
         target: str = "softmax",
+        intra_weight: float = 0.5,
+        cross_entropy_weight: float = 0.0,
     ) -> None:
-        super().__init__(weights, similarity, reduction, target)
+        options = similarity, reduction, target, intra_weight, cross_entropy_weight
+        super().__init__(weights, *options)
         self.heads = (next(iter(self.weights)) if head is None else head,)
 
     def forward(
         self, outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]
     ) -> Tensor:
         """Loss of a batch, a scalar: outputs per head, LongTensor ``[N]`` per attribute."""
-        return self._loss(outputs, self.heads[0], soft_label_matrix(labels, self.weights))
+        matrix = soft_label_matrix(labels, self.weights)
+        return self._loss(outputs, self.heads[0], matrix, labels)
 
 
 class EmoCLAPObjective(SoftLabelObjective):
@@ -243,6 +338,10 @@ class EmoCLAPObjective(SoftLabelObjective):
         The attribute whose labels make the matrix.
     similarity, reduction, target : str
         See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
+    intra_weight : float
+        Of `audio_contrastive_loss`, for ``similarity: both``.
+    cross_entropy_weight : float
+        Of the cross-entropy of class scores, for a joint loss; see `GEmoCLAP.add_classifiers`.
 
     Examples
     --------
@@ -256,8 +355,11 @@ class EmoCLAPObjective(SoftLabelObjective):
         similarity: str = "cross",
         reduction: str = "batchmean",
         target: str = "softmax",
+        intra_weight: float = 0.5,
+        cross_entropy_weight: float = 0.0,
     ) -> None:
-        super().__init__({attribute: 1.0}, None, similarity, reduction, target)
+        options = similarity, reduction, target, intra_weight, cross_entropy_weight
+        super().__init__({attribute: 1.0}, None, *options)
 
 
 class MultiTaskObjective(_LabelObjective):
@@ -272,6 +374,10 @@ class MultiTaskObjective(_LabelObjective):
         Weight of each attribute's loss; they sum to 1.
     similarity, reduction, target : str
         See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
+    intra_weight : float
+        Of `audio_contrastive_loss`, for ``similarity: both``.
+    cross_entropy_weight : float
+        Of the cross-entropy of class scores, for a joint loss; see `GEmoCLAP.add_classifiers`.
 
     Examples
     --------
@@ -290,6 +396,7 @@ class MultiTaskObjective(_LabelObjective):
     ) -> Tensor:
         """Loss of a batch, a scalar: outputs per head, LongTensor ``[N]`` per attribute."""
         return sum(
-            weight * self._loss(outputs, attribute, label_matrix(labels_of(labels, attribute)))
+            weight
+            * self._loss(outputs, attribute, label_matrix(labels_of(labels, attribute)), labels)
             for attribute, weight in self.weights.items()
         )

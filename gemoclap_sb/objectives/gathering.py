@@ -27,8 +27,8 @@ def gather_batch(
 ) -> tuple[dict[str, ContrastiveOutput], dict[str, Tensor]]:
     """Join the batches of all processes, in order of rank.
 
-    Embeddings ``[N, D]`` per head become ``[sum of N, D]``, labels ``[N]`` per attribute
-    ``[sum of N]``; N may differ between processes. With one process, or without a process
+    Embeddings ``[N, D]`` and class scores per head become ``[sum of N, D]``, labels ``[N]`` per
+    attribute ``[sum of N]``; N may differ between processes. With one process, or without a process
     group, the arguments come back; so do outputs that are no pairs (class scores), whose
     loss is a mean over utterances and needs no others.
 
@@ -47,7 +47,11 @@ def gather_batch(
     return (
         {
             head: output._replace(
-                audio=_gather_rows(output.audio, sizes), text=_gather_rows(output.text, sizes)
+                **{
+                    name: _gather_rows(rows, sizes)
+                    for name in ("audio", "text", "logits")
+                    if (rows := getattr(output, name)) is not None
+                }
             )
             for head, output in outputs.items()
         },

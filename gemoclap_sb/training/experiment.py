@@ -155,6 +155,9 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
 def build_brain(run: Run) -> GEmoCLAPBrain:
     """Make the brain, describe its model for export, and load what pretraining left."""
     hparams = run.hparams
+    if getattr(hparams["objective"], "cross_entropy_weight", 0.0):
+        sizes = {head: len(hparams["label_encoders"][head]) for head in hparams["objective"].heads}
+        hparams["modules"]["clap"].add_classifiers(sizes)
     brain = GEmoCLAPBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

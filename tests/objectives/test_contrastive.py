@@ -13,6 +13,7 @@ from gemoclap_sb.objectives import (
     EmoCLAPObjective,
     MultiTaskObjective,
     SoftLabelObjective,
+    audio_contrastive_loss,
     kl_contrastive_loss,
     label_matrix,
     similarity_logits,
@@ -20,7 +21,8 @@ from gemoclap_sb.objectives import (
     target_distribution,
 )
 
-N, D = 7, 5
+N, D, C = 7, 5, 4
+INTRA_WEIGHT = 0.3
 
 
 def make_output(seed: int, dtype: torch.dtype = torch.float64) -> ContrastiveOutput:
@@ -28,7 +30,8 @@ def make_output(seed: int, dtype: torch.dtype = torch.float64) -> ContrastiveOut
     audio, text = (torch.randn(N, D, generator=generator, dtype=dtype) for _ in range(2))
     normalize = torch.nn.functional.normalize
     scales = (torch.tensor(value, dtype=dtype) for value in (9.0, 4.0))
-    return ContrastiveOutput(normalize(audio, dim=-1), normalize(text, dim=-1), *scales)
+    logits = torch.randn(N, C, generator=generator, dtype=dtype)
+    return ContrastiveOutput(normalize(audio, dim=-1), normalize(text, dim=-1), *scales, logits)
 
 
 LABELS = {
@@ -54,10 +57,14 @@ def np_kl(logits: np.ndarray, q: np.ndarray, reduction: str) -> float:
     p = np_softmax(logits)
     total = 0.0
     for i in range(len(q)):
-        for j in range(len(q)):
+        for j in range(q.shape[1]):
             if q[i, j] > 0:
                 total += q[i, j] * (np.log(q[i, j]) - np.log(p[i, j]))
     return total / len(q) if reduction == "batchmean" else total
+
+
+def np_target(matrix: np.ndarray, target: str) -> np.ndarray:
+    return np_softmax(matrix) if target == "softmax" else matrix / matrix.sum(axis=1, keepdims=True)
 
 
 def np_loss(
@@ -65,17 +72,35 @@ def np_loss(
 ) -> float:
     audio, text = output.audio.numpy(), output.text.numpy()
     scale_a, scale_t = float(output.audio_scale), float(output.text_scale)
-    if similarity == "cross":
-        c_a, c_t = scale_a * audio @ text.T, scale_t * text @ audio.T
-    else:
+    if similarity == "intra":
         c_a, c_t = scale_a * audio @ audio.T, scale_t * text @ text.T
-    q = np_softmax(matrix) if target == "softmax" else matrix / matrix.sum(axis=1, keepdims=True)
-    return 0.5 * (np_kl(c_a, q, reduction) + np_kl(c_t, q, reduction))
+    else:
+        c_a, c_t = scale_a * audio @ text.T, scale_t * text @ audio.T
+    q = np_target(matrix, target)
+    loss = 0.5 * (np_kl(c_a, q, reduction) + np_kl(c_t, q, reduction))
+    if similarity == "both":
+        loss += INTRA_WEIGHT * np_audio_loss(output, matrix, reduction, target)
+    return loss
+
+
+def np_audio_loss(
+    output: ContrastiveOutput, matrix: np.ndarray, reduction: str, target: str
+) -> float:
+    """Row by row: the others' similarities against the others' labels."""
+    audio, total, rows = output.audio.numpy(), 0.0, 0
+    for i in range(len(audio)):
+        others = [j for j in range(len(audio)) if j != i]
+        if target == "normalized" and matrix[i, others].sum() == 0:
+            continue
+        logits = float(output.audio_scale) * audio[others] @ audio[i]
+        q = np_target(matrix[i : i + 1, others], target)
+        total, rows = total + np_kl(logits[None], q, "sum"), rows + 1
+    return total / rows if reduction == "batchmean" else total
 
 
 OPTIONS = [
     (similarity, reduction, target)
-    for similarity in ("cross", "intra")
+    for similarity in ("cross", "intra", "both")
     for reduction in ("batchmean", "sum")
     for target in ("softmax", "normalized")
 ]
@@ -101,7 +126,8 @@ def test_soft_label_matrix_by_hand():
 @pytest.mark.parametrize(("similarity", "reduction", "target"), OPTIONS)
 def test_emo_clap_is_the_paper_formula(similarity, reduction, target):
     output = make_output(1)
-    loss = EmoCLAPObjective("emotion", similarity, reduction, target)({"emotion": output}, LABELS)
+    objective = EmoCLAPObjective("emotion", similarity, reduction, target, INTRA_WEIGHT)
+    loss = objective({"emotion": output}, LABELS)
     expected = np_loss(output, np_matrix(LABELS["emotion"]), similarity, reduction, target)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
@@ -111,7 +137,11 @@ def test_sl_gemo_clap_is_the_paper_formula(similarity, reduction, target):
     output = make_output(2)
     weights = {"emotion": 0.8, "gender": 0.2}
     objective = SoftLabelObjective(
-        weights, similarity=similarity, reduction=reduction, target=target
+        weights,
+        similarity=similarity,
+        reduction=reduction,
+        target=target,
+        intra_weight=INTRA_WEIGHT,
     )
     matrix = 0.8 * np_matrix(LABELS["emotion"]) + 0.2 * np_matrix(LABELS["gender"])
     expected = np_loss(output, matrix, similarity, reduction, target)
@@ -121,13 +151,64 @@ def test_sl_gemo_clap_is_the_paper_formula(similarity, reduction, target):
 @pytest.mark.parametrize(("similarity", "reduction", "target"), OPTIONS)
 def test_ml_gemo_clap_is_the_paper_formula(similarity, reduction, target):
     outputs = {"emotion": make_output(3), "gender": make_output(4)}
-    objective = MultiTaskObjective({"emotion": 0.9, "gender": 0.1}, similarity, reduction, target)
+    weights = {"emotion": 0.9, "gender": 0.1}
+    objective = MultiTaskObjective(weights, similarity, reduction, target, INTRA_WEIGHT)
     expected = sum(
         weight
         * np_loss(outputs[attribute], np_matrix(LABELS[attribute]), similarity, reduction, target)
-        for attribute, weight in (("emotion", 0.9), ("gender", 0.1))
+        for attribute, weight in weights.items()
     )
     assert objective(outputs, LABELS).item() == pytest.approx(expected, rel=1e-6)
+
+
+def np_cross_entropy(output: ContrastiveOutput, labels: torch.Tensor) -> float:
+    p = np_softmax(output.logits.numpy())
+    return -sum(np.log(p[i, label]) for i, label in enumerate(labels.tolist())) / len(labels)
+
+
+def test_joint_loss_adds_the_cross_entropy_of_the_attributes_scores():
+    outputs = {"emotion": make_output(9), "gender": make_output(10)}
+    weights = {"emotion": 0.8, "gender": 0.2}
+    entropy = {name: np_cross_entropy(outputs[name], LABELS[name]) for name in weights}
+    soft = [SoftLabelObjective(weights, cross_entropy_weight=w)(outputs, LABELS) for w in (0, 0.7)]
+    assert (soft[1] - soft[0]).item() == pytest.approx(0.7 * entropy["emotion"])
+    # Here the cross-entropy is part of each attribute's loss, and weighs as that does.
+    multi = [MultiTaskObjective(weights, cross_entropy_weight=w)(outputs, LABELS) for w in (0, 0.7)]
+    weighted = sum(weights[name] * entropy[name] for name in weights)
+    assert (multi[1] - multi[0]).item() == pytest.approx(0.7 * weighted)
+
+
+def test_joint_loss_without_class_scores_is_explained():
+    outputs = {"emotion": make_output(1)._replace(logits=None)}
+    with pytest.raises(ValueError, match="add_classifiers"):
+        EmoCLAPObjective(cross_entropy_weight=0.5)(outputs, LABELS)
+
+
+def test_audio_term_is_the_supervised_contrastive_loss_up_to_a_constant():
+    # Khosla et al., equation 2, whose temperature is one over the scale. The divergence lacks
+    # only the targets' own entropy, log of the number of positives.
+    output, labels = make_output(11), LABELS["emotion"].numpy()
+    audio, total, entropy, anchors = output.audio.numpy(), 0.0, 0.0, 0
+    for i in range(N):
+        positives = [p for p in range(N) if p != i and labels[p] == labels[i]]
+        if not positives:
+            continue
+        all_but_i = sum(np.exp(9.0 * audio[i] @ audio[a]) for a in range(N) if a != i)
+        terms = [np.log(np.exp(9.0 * audio[i] @ audio[p]) / all_but_i) for p in positives]
+        total -= sum(terms) / len(positives)
+        entropy += np.log(len(positives))
+        anchors += 1
+    assert anchors == 5
+    matrix = label_matrix(LABELS["emotion"])
+    loss = audio_contrastive_loss(output.audio, output.audio_scale, matrix, "sum", "normalized")
+    assert loss.item() == pytest.approx(total - entropy)
+
+
+def test_audio_term_without_any_positive_is_zero_and_has_a_gradient():
+    audio = torch.eye(3).requires_grad_()
+    loss = audio_contrastive_loss(audio, torch.tensor(1.0), torch.eye(3), target="normalized")
+    loss.backward()
+    assert loss.item() == 0.0 and not audio.grad.any()
 
 
 def test_emo_clap_is_sl_with_all_weight_on_emotion():
@@ -155,11 +236,12 @@ def test_gradients_by_finite_differences(objective_class, similarity, reduction,
         similarity=similarity,
         reduction=reduction,
         target=target,
+        cross_entropy_weight=0.5,
     )
     base = make_output(7)
 
-    def loss(audio, text, audio_scale, text_scale):
-        output = ContrastiveOutput(audio, text, audio_scale, text_scale)
+    def loss(*tensors):
+        output = ContrastiveOutput(*tensors)
         return objective({"emotion": output, "gender": output}, LABELS)
 
     inputs = tuple(tensor.clone().requires_grad_() for tensor in base)
@@ -214,6 +296,7 @@ def test_half_precision_logits_are_compared_in_float32():
         ({"weights": {"emotion": 1.0}, "similarity": "dot"}, "similarity: expected one of"),
         ({"weights": {"emotion": 1.0}, "reduction": "mean"}, "reduction: expected one of"),
         ({"weights": {"emotion": 1.0}, "target": "hard"}, "target: expected one of"),
+        ({"weights": {"emotion": 1.0}, "intra_weight": -1.0}, "intra_weight: expected 0 or more"),
     ],
 )
 def test_wrong_options_are_named(arguments, message):
