@@ -15,7 +15,7 @@ from gemoclap_sb.files import write_json
 from gemoclap_sb.lobes import (
     AttentiveStatisticsPooling,
     ByteTextEncoder,
-    ScratchEncoder,
+    ResNetEncoder,
     SSLEncoder,
     TextEncoder,
 )
@@ -30,7 +30,8 @@ LABELS = ["ang", "hap", "neu", "sad"]
 
 TINY = {
     "n_mels": 20,
-    "channels": 16,
+    "channels": [4, 8],
+    "strides": [1, 2],
     "text_size": 16,
     "embedding_size": 8,
     "batch_size": 8,
@@ -62,7 +63,7 @@ def make_prompts() -> Prompts:
 def scratch_model(seed: int = 0, heads: tuple[str, ...] = ("emotion",)) -> GEmoCLAP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        lobe = ScratchEncoder(n_mels=20, channels=16, se_channels=8)
+        lobe = ResNetEncoder(n_mels=20, channels=[4, 8], strides=[1, 2], output_size=48)
         model = GEmoCLAP(
             lobe,
             ByteTextEncoder(hidden_size=16, heads=2),

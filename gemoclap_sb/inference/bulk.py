@@ -167,10 +167,10 @@ def embed_files(
 
     Examples
     --------
-    >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
+    >>> from gemoclap_sb.lobes import ByteTextEncoder, ResNetEncoder
     >>> from gemoclap_sb.models import GEmoCLAP
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)
-    >>> clap = GEmoCLAP(ScratchEncoder(channels=16), text, embedding_size=8)
+    >>> clap = GEmoCLAP(ResNetEncoder(channels=[8], strides=[2]), text, embedding_size=8)
     >>> [row] = embed_files(AudioTower.of(clap.eval()), ["none.wav"], "cpu")
     >>> row.error
     'Audio file none.wav is missing.'

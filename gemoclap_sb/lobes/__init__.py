@@ -9,7 +9,7 @@ can be used alone in another recipe's YAML.
 from gemoclap_sb.lobes.lengths import frame_lengths, mask_from_lengths, sample_lengths
 from gemoclap_sb.lobes.pooling import AttentiveStatisticsPooling, MaskedMeanPooling
 from gemoclap_sb.lobes.projection import Projection
-from gemoclap_sb.lobes.scratch import ScratchEncoder
+from gemoclap_sb.lobes.resnet import ResNetEncoder
 from gemoclap_sb.lobes.ssl import SSLEncoder
 from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
 
@@ -18,8 +18,8 @@ __all__ = [
     "ByteTextEncoder",
     "MaskedMeanPooling",
     "Projection",
+    "ResNetEncoder",
     "SSLEncoder",
-    "ScratchEncoder",
     "TextEncoder",
     "frame_lengths",
     "mask_from_lengths",

@@ -29,12 +29,14 @@ class AudioClassifier(PooledAudio):
         The attribute that is classified.
     dropout : float
         Dropout before the linear layer.
+    trim_db : float, optional
+        As of `GEmoCLAP`.
 
     Examples
     --------
     >>> import torch
-    >>> from gemoclap_sb.lobes import MaskedMeanPooling, ScratchEncoder
-    >>> lobe = ScratchEncoder(channels=16)
+    >>> from gemoclap_sb.lobes import MaskedMeanPooling, ResNetEncoder
+    >>> lobe = ResNetEncoder(channels=[8], strides=[2])
     >>> model = AudioClassifier(lobe, MaskedMeanPooling(lobe.output_size), num_classes=4)
     >>> outputs = model(torch.randn(2, 8000), torch.ones(2))
     >>> outputs["emotion"].logits.shape
@@ -48,9 +50,11 @@ class AudioClassifier(PooledAudio):
         num_classes: int,
         head: str = "emotion",
         dropout: float = 0.0,
+        trim_db: float | None = None,
     ) -> None:
         super().__init__()
         self.heads = (head,)
+        self.trim_db = trim_db
         self.audio_encoder = audio_encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)

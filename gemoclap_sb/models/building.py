@@ -17,7 +17,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 
 from gemoclap_sb.lobes.pooling import AttentiveStatisticsPooling, MaskedMeanPooling
-from gemoclap_sb.lobes.scratch import ScratchEncoder
+from gemoclap_sb.lobes.resnet import ResNetEncoder
 from gemoclap_sb.lobes.ssl import SSLEncoder
 from gemoclap_sb.lobes.ssl_options import MODEL_TYPES as SSL_MODEL_TYPES
 from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
@@ -26,7 +26,7 @@ from gemoclap_sb.models.tokenizer_files import check_tokenizer
 
 CONFIG = "config.json"
 
-AUDIO_ENCODERS = {cls.__name__: cls for cls in (SSLEncoder, ScratchEncoder)}
+AUDIO_ENCODERS = {cls.__name__: cls for cls in (SSLEncoder, ResNetEncoder)}
 TEXT_ENCODERS = {cls.__name__: cls for cls in (TextEncoder, ByteTextEncoder)}
 POOLINGS = {cls.__name__: cls for cls in (MaskedMeanPooling, AttentiveStatisticsPooling)}
 TEXT_MODEL_TYPES = (
@@ -53,9 +53,12 @@ class ModelDescription:
     embedding_size: int
     hidden_size: int
     dropout: float | int
+    trim_db: float | int | None = None
 
     def validate_sizes(self) -> None:
         """Refuse what no model can have."""
+        if self.trim_db is not None and not self.trim_db > 0:
+            raise ValueError(f"expected a trim_db of more than 0, found {self.trim_db}")
         if min(self.embedding_size, self.hidden_size) < 1 or not self.heads:
             raise ValueError(
                 "expected an embedding_size and a hidden_size of 1 or more and one head or more, "
@@ -85,11 +88,13 @@ def model_config(model: nn.Module) -> dict[str, Any]:
     Examples
     --------
     >>> clap = GEmoCLAP(
-    ...     ScratchEncoder(channels=16), ByteTextEncoder(hidden_size=16, heads=2), embedding_size=8
+    ...     ResNetEncoder(channels=[8], strides=[2]),
+    ...     ByteTextEncoder(hidden_size=16, heads=2),
+    ...     embedding_size=8,
     ... )
     >>> config = model_config(clap)
     >>> config["audio_encoder"]["class"], config["pooling"], config["heads"]
-    ('ScratchEncoder', {'class': 'MaskedMeanPooling', 'config': {'input_size': 48}}, ['emotion'])
+    ('ResNetEncoder', {'class': 'MaskedMeanPooling', 'config': {'input_size': 256}}, ['emotion'])
     >>> [*build_model(config).state_dict()] == [*clap.state_dict()]
     True
     """
@@ -106,6 +111,7 @@ def model_config(model: nn.Module) -> dict[str, Any]:
         "embedding_size": model.embedding_size,
         "hidden_size": model.text_projection.layers[0].out_features,
         "dropout": model.text_projection.layers[2].p,
+        "trim_db": model.trim_db,
     }
 
 
@@ -142,6 +148,7 @@ def build_model(
         embedding_size=config["embedding_size"],
         hidden_size=config["hidden_size"],
         dropout=config["dropout"],
+        trim_db=config.get("trim_db"),
     )
 
 

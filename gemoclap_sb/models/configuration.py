@@ -89,11 +89,12 @@ def write_run_config(
 
     Examples
     --------
-    >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
+    >>> from gemoclap_sb.lobes import ByteTextEncoder, ResNetEncoder
     >>> from gemoclap_sb.models import GEmoCLAP
     >>> folder = getfixture("tmp_path")
     >>> prompts = Prompts({"emotion": {"ang": "angry", "sad": "sad"}}, {"emotion": ["so {}"]})
-    >>> clap = GEmoCLAP(ScratchEncoder(channels=16), ByteTextEncoder(hidden_size=16, heads=2))
+    >>> text = ByteTextEncoder(hidden_size=16, heads=2)
+    >>> clap = GEmoCLAP(ResNetEncoder(channels=[8], strides=[2]), text)
     >>> read_config(write_run_config(folder, clap, prompts))["labels"]
     {'emotion': ['ang', 'sad']}
     """

@@ -77,6 +77,9 @@ class GEmoCLAP(PooledAudio):
         The paper's temperatures ``eps_a`` and ``eps_t`` at the start.
     learn_logit_scale : bool
         Whether they are learnt.
+    trim_db : float, optional
+        Leave out silence at both ends, of so many decibels below an utterance's loudest stretch;
+        see `gemoclap_sb.lobes.cutting.trim_silence`. By default none is left out.
     audio_size, text_size : int, optional
         Sizes of the pooled and of the text vector, for a lobe that has no ``output_size``.
 
@@ -87,9 +90,9 @@ class GEmoCLAP(PooledAudio):
 
     Examples
     --------
-    >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
+    >>> from gemoclap_sb.lobes import ByteTextEncoder, ResNetEncoder
     >>> clap = GEmoCLAP(
-    ...     audio_encoder=ScratchEncoder(channels=16),
+    ...     audio_encoder=ResNetEncoder(channels=[8], strides=[2]),
     ...     text_encoder=ByteTextEncoder(hidden_size=16, heads=2),
     ...     embedding_size=8,
     ... )
@@ -100,7 +103,7 @@ class GEmoCLAP(PooledAudio):
     (torch.Size([2, 8]), torch.Size([2, 8]))
     >>> frames, lengths = clap.encode_frames(wavs, wav_lens)
     >>> frames.shape, lengths.tolist()
-    (torch.Size([2, 51, 48]), [51, 26])
+    (torch.Size([2, 8, 256]), [8, 4])
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class GEmoCLAP(PooledAudio):
         dropout: float = 0.0,
         logit_scale: float = 1.0,
         learn_logit_scale: bool = True,
+        trim_db: float | None = None,
         audio_size: int | None = None,
         text_size: int | None = None,
     ) -> None:
@@ -128,6 +132,7 @@ class GEmoCLAP(PooledAudio):
         audio_size = size_of(self.pooling, audio_size if pooling is not None else None, "audio")
         text_size = size_of(text_encoder, text_size, "text")
         self.embedding_size = embedding_size
+        self.trim_db = trim_db
 
         def of_each_head(make: Callable[[], nn.Module]) -> nn.ModuleDict:
             return nn.ModuleDict({head: make() for head in self.heads})

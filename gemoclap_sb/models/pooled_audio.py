@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from gemoclap_sb.lobes.cutting import trim_silence
 from gemoclap_sb.lobes.lengths import frame_lengths
 
 
 class PooledAudio(nn.Module):
-    """Base of the models over an audio lobe; they set ``audio_encoder`` and ``pooling``."""
+    """Base of the models over an audio lobe; they set these three.
+
+    ``trim_db`` is None, or the level of `gemoclap_sb.lobes.cutting.trim_silence`: a model leaves
+    out silence in training and in use alike, or not at all.
+    """
 
     audio_encoder: nn.Module
     pooling: nn.Module
+    trim_db: float | None
+
+    def trim(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave out silence at both ends if the model does; ``[B, T]`` and ``[B]`` as given."""
+        if self.trim_db is None:
+            return wavs, wav_lens
+        return trim_silence(wavs, wav_lens, self.trim_db)
 
     def encode_frames(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames of waveforms, before pooling.
+        """Frames of waveforms, trimmed if the model trims, before pooling.
 
         Parameters
         ----------
@@ -35,6 +47,7 @@ class PooledAudio(nn.Module):
         ValueError
             If the lobe gives something else than ``[B, F, D]``.
         """
+        wavs, wav_lens = self.trim(wavs, wav_lens)
         frames = self.audio_encoder(wavs, wav_lens)
         if frames.dim() != 3:
             raise ValueError(

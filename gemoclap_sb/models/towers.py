@@ -89,9 +89,9 @@ class AudioTower(PooledAudio):
     Examples
     --------
     >>> from gemoclap_sb.models.building import model_config
-    >>> from gemoclap_sb.lobes import ByteTextEncoder, ScratchEncoder
+    >>> from gemoclap_sb.lobes import ByteTextEncoder, ResNetEncoder
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)
-    >>> clap = GEmoCLAP(ScratchEncoder(channels=16), text, embedding_size=8)
+    >>> clap = GEmoCLAP(ResNetEncoder(channels=[8], strides=[2]), text, embedding_size=8)
     >>> tower = AudioTower(model_config(clap), freeze=True)
     >>> tower(torch.randn(2, 16000), torch.tensor([1.0, 0.5])).shape
     torch.Size([2, 1, 8])
@@ -112,6 +112,7 @@ class AudioTower(PooledAudio):
             config = read_config(config)["model"]
         check_description(f"{where}: model", ModelDescription, config)
         self.head = chosen_head(config["heads"], head)
+        self.trim_db = config.get("trim_db")
         self.audio_encoder = build_audio_encoder(config["audio_encoder"], where, pad_short=True)
         self.pooling = build_pooling(config["pooling"], where)
         projection = Projection(
@@ -132,6 +133,7 @@ class AudioTower(PooledAudio):
         nn.Module.__init__(tower)
         tower.head = chosen_head(model.heads, head)
         tower.audio_encoder, tower.pooling = model.audio_encoder, model.pooling
+        tower.trim_db = model.trim_db
         projection = model.audio_projections[tower.head]
         tower._set_up(projection, longest_seconds, sample_rate, freeze=False)
         return tower

@@ -24,7 +24,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
 
 from gemoclap_sb.data.audio import AudioError
-from gemoclap_sb.data.datasets import build_dataset
+from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import COLUMNS, ManifestError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
@@ -143,9 +143,14 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
         for split in SPLITS
     }
     hparams["label_encoders"] = label_encoders(columns, words, rows.values())
+    limit = hparams.get("cache_gib")
+    cache = AudioCache(limit) if limit else None
     datasets = {
         split: build_dataset(
-            rows[split], hparams["label_encoders"], manifest=str(manifests[f"{split}_csv"])
+            rows[split],
+            hparams["label_encoders"],
+            manifest=str(manifests[f"{split}_csv"]),
+            cache=cache,
         )
         for split in SPLITS
     }

@@ -6,7 +6,7 @@ The model embeds, the objective compares, the metrics count.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import speechbrain as sb
@@ -16,9 +16,13 @@ from torch import LongTensor, Tensor, nn
 
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
+from gemoclap_sb.lobes.cutting import random_crop
 from gemoclap_sb.objectives.gathering import gather_batch
 from gemoclap_sb.training.brain import ResumableBrain, unwrapped
+from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
+
+SAMPLE_RATE = 16000
 
 
 class GEmoCLAPBrain(ResumableBrain):
@@ -28,7 +32,9 @@ class GEmoCLAPBrain(ResumableBrain):
     ``forward``, ``encode_classes`` and ``class_scores``). Besides what `ResumableBrain` reads,
     ``hparams`` holds ``objective``, ``prompts`` and ``label_encoders``
     (`gemoclap_sb.data.labels.label_encoders`), and may hold ``wav_augment`` (a SpeechBrain
-    ``Augmenter``) and ``lr_audio`` and ``lr_text``, learning rates of the encoders alone.
+    ``Augmenter``), ``crop_seconds`` (training sees random parts of at most that length),
+    ``mixup`` (alpha of `gemoclap_sb.training.mixup`; 0 mixes nothing), and ``lr_audio`` and
+    ``lr_text``, learning rates of the encoders alone.
     A batch has ``sig``, and for each label its text ``NAME`` and its index ``NAME_encoded``.
     """
 
@@ -57,6 +63,7 @@ class GEmoCLAPBrain(ResumableBrain):
         """Embed a batch: the model's outputs per head, LongTensor labels per attribute."""
         batch = batch.to(self.device)
         wavs, wav_lens = batch.sig
+        self.mixup: Mixup | None = None
         prompts, objective = self.hparams.prompts, self.hparams.objective
         heads = [head for head in self.model.heads if head in prompts.templates]
         texts = {name: batch[name] for head in heads for name in prompts.fields(head)}
@@ -64,16 +71,30 @@ class GEmoCLAPBrain(ResumableBrain):
             name: _indices(batch[f"{name}_encoded"]).to(self.device)
             for name in dict.fromkeys([*self.model.heads, *objective.attributes])
         }
-        if stage == sb.Stage.TRAIN and getattr(self.hparams, "wav_augment", None) is not None:
-            augment = self.hparams.wav_augment
-            index = torch.arange(len(wavs))
-            wavs, wav_lens = augment(wavs, wav_lens)
-            kept = augment.replicate_labels(index)
+        if stage == sb.Stage.TRAIN:
+            wavs, wav_lens, kept = self._augmented(wavs, wav_lens)
             texts = {name: [of[i] for i in kept] for name, of in texts.items()}
             labels = {name: of[kept.to(of.device)] for name, of in labels.items()}
+            if getattr(self.hparams, "mixup", 0.0):
+                self.mixup = Mixup.draw(self.hparams.mixup, len(wavs))
+                wavs, wav_lens = self.mixup.of_waveforms(wavs, wav_lens)
         draw = stage == sb.Stage.TRAIN
         sentences = {head: prompts.sentences(head, texts, draw) for head in heads}
         return self.modules.clap(wavs, wav_lens, sentences), labels
+
+    def _augmented(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor, LongTensor]:
+        """Waveforms as training sees them, and of which utterance of the batch each is."""
+        kept = torch.arange(len(wavs))
+        augment = getattr(self.hparams, "wav_augment", None)
+        seconds = getattr(self.hparams, "crop_seconds", None)
+        if augment is not None:
+            wavs, wav_lens = augment(wavs, wav_lens)
+            kept = augment.replicate_labels(kept)
+        if seconds is not None:
+            # Or a crop could be of nothing but silence.
+            wavs, wav_lens = self.model.trim(wavs, wav_lens)
+            wavs, wav_lens = random_crop(wavs, wav_lens, round(seconds * SAMPLE_RATE))
+        return wavs, wav_lens, kept
 
     def compute_objectives(
         self, predictions: tuple[Any, dict], batch: PaddedBatch, stage: sb.Stage
@@ -81,11 +102,17 @@ class GEmoCLAPBrain(ResumableBrain):
         """Loss of a batch; outside of training, also the predicted classes."""
         outputs, labels = predictions
         if stage == sb.Stage.TRAIN:
-            return self.hparams.objective(*gather_batch(outputs, labels))
+            if self.mixup is not None:
+                return self.mixup.of_loss(self._loss, outputs, labels)
+            return self._loss(outputs, labels)
         scores = self.model.class_scores(outputs[self.target], self.classes)
         self.predicted.append(scores.argmax(dim=-1).cpu())
         self.expected.append(labels[self.target].cpu())
         return self.hparams.objective(outputs, labels)
+
+    def _loss(self, outputs: Mapping[str, Any], labels: Mapping[str, Tensor]) -> Tensor:
+        """Loss over the batches of all processes."""
+        return self.hparams.objective(*gather_batch(outputs, labels))
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Before an evaluation, embed the classes' texts."""

@@ -28,7 +28,7 @@ def test_info_says_what_the_model_is(model, command):
 
     status, out, _ = command("info", model)
     assert status == 0
-    for text in ("ang  angry", "this person sounds {}", "ScratchEncoder", "WAR    83.33 %"):
+    for text in ("ang  angry", "this person sounds {}", "ResNetEncoder", "WAR    83.33 %"):
         assert text in out
 
 

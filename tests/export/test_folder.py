@@ -18,7 +18,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 
 from gemoclap_sb.export.folder import FILES, ExportError, export
 from gemoclap_sb.export.hub import push_to_hub
-from gemoclap_sb.lobes import MaskedMeanPooling, ScratchEncoder
+from gemoclap_sb.lobes import MaskedMeanPooling, ResNetEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.configuration import read_config, write_run_config
 from tests.run_folders import (
@@ -259,7 +259,7 @@ def test_failed_export_leaves_nothing(runs, tmp_path, monkeypatch):
 
 
 def test_run_that_cannot_be_exported_says_why(tmp_path):
-    lobe = ScratchEncoder(channels=16)
+    lobe = ResNetEncoder(channels=[8], strides=[2])
     model = AudioClassifier(lobe, MaskedMeanPooling(lobe.output_size), num_classes=4)
     write_run_config(tmp_path / "run", model, make_prompts())
     with pytest.raises(ExportError, match="AudioClassifier has no text tower"):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, WavLMConfig
 
-from gemoclap_sb.lobes import ByteTextEncoder, MaskedMeanPooling, ScratchEncoder
+from gemoclap_sb.lobes import ByteTextEncoder, MaskedMeanPooling, ResNetEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.building import ConfigurationError, build_model, model_config
 from gemoclap_sb.models.configuration import (
@@ -61,7 +61,7 @@ def test_scratch_model_is_built_again_from_json(scratch_config):
 
 def test_dropout_heads_and_sizes_are_kept():
     model = GEmoCLAP(
-        ScratchEncoder(n_mels=20, channels=16, dropout=0.2),
+        ResNetEncoder(n_mels=20, channels=[4, 8], strides=[1, 2]),
         ByteTextEncoder(hidden_size=16, heads=2),
         embedding_size=8,
         hidden_size=12,
@@ -120,11 +120,11 @@ class ForeignLobe(nn.Module):
     output_size = 4
 
 
-class SubclassedLobe(ScratchEncoder):
+class SubclassedLobe(ResNetEncoder):
     pass
 
 
-@pytest.mark.parametrize("lobe", [ForeignLobe(), SubclassedLobe(channels=16)])
+@pytest.mark.parametrize("lobe", [ForeignLobe(), SubclassedLobe()])
 def test_foreign_lobe_trains_with_a_recorded_reason(lobe, tmp_path):
     model = GEmoCLAP(lobe, ByteTextEncoder(hidden_size=16, heads=2), embedding_size=8)
     path = write_run_config(tmp_path, model, make_prompts())
@@ -135,7 +135,7 @@ def test_foreign_lobe_trains_with_a_recorded_reason(lobe, tmp_path):
 
 
 def test_cross_entropy_baseline_has_a_recorded_reason(tmp_path):
-    lobe = ScratchEncoder(channels=16)
+    lobe = ResNetEncoder(channels=[8], strides=[2])
     model = AudioClassifier(lobe, MaskedMeanPooling(lobe.output_size), num_classes=4)
     path = write_run_config(tmp_path, model, make_prompts())
     with pytest.raises(ConfigurationError, match="AudioClassifier has no text tower"):
@@ -191,9 +191,9 @@ def test_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["audio_encoder", "class"], "os.system", "expected one of SSLEncoder, ScratchEncoder"),
-        (["audio_encoder", "class"], ["a"], "expected one of SSLEncoder, ScratchEncoder"),
-        (["text_encoder", "class"], "ScratchEncoder", "expected one of TextEncoder"),
+        (["audio_encoder", "class"], "os.system", "expected one of SSLEncoder, ResNetEncoder"),
+        (["audio_encoder", "class"], ["a"], "expected one of SSLEncoder, ResNetEncoder"),
+        (["text_encoder", "class"], "ResNetEncoder", "expected one of TextEncoder"),
         (["pooling", "class"], "nn.Identity", "expected one of MaskedMeanPooling"),
         (["pooling", "config"], {"input_size": "x"}, "model.pooling: nothing can be built"),
         (["pooling", "extra"], 1, "model.pooling: expected a class and its config"),

@@ -11,7 +11,7 @@ from gemoclap_sb.lobes import (
     AttentiveStatisticsPooling,
     ByteTextEncoder,
     MaskedMeanPooling,
-    ScratchEncoder,
+    ResNetEncoder,
     SSLEncoder,
     TextEncoder,
 )
@@ -53,7 +53,9 @@ class CountingTextEncoder(nn.Module):
 
 def scratch_model(heads=("emotion",), **options) -> GEmoCLAP:
     torch.manual_seed(0)
-    lobe = ScratchEncoder(channels=16, n_mels=20, spec_augment=False)
+    lobe = ResNetEncoder(
+        n_mels=20, channels=[4, 8], strides=[1, 2], time_masks=0, frequency_masks=0
+    )
     return GEmoCLAP(
         audio_encoder=lobe,
         pooling=AttentiveStatisticsPooling(lobe.output_size, 8),

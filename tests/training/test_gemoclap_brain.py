@@ -18,7 +18,14 @@ from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.run_folder import ExperimentError
 from tests.conftest import ROOT
 
-TINY = {"n_mels": 20, "channels": 16, "text_size": 16, "embedding_size": 8, "batch_size": 6}
+TINY = {
+    "n_mels": 20,
+    "channels": [4, 8],
+    "strides": [1, 2],
+    "text_size": 16,
+    "embedding_size": 8,
+    "batch_size": 6,
+}
 
 
 class Observed(torch.nn.Module):

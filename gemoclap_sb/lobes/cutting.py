@@ -1,7 +1,7 @@
-"""Silence at both ends of an utterance, left out.
+"""Parts of waveforms: silence at both ends left out, random crops for training.
 
-Acted corpora begin and end with pauses, of which a model learns the recording session and not the
-emotion. What counts as silence is relative to an utterance's own loudest stretch, so that a
+Acted corpora begin and end with pauses, which say nothing of the emotion and cost as much as
+speech. What counts as silence is relative to an utterance's own loudest stretch, so that a
 recording's gain does not matter, and depends on no other utterance of a batch.
 """
 
@@ -67,6 +67,22 @@ def trim_silence(
     starts = (first * stretch - margin).clamp(min=0)
     stops = torch.minimum((last + 1) * stretch + margin, samples)
     return cut(wavs, starts, stops)
+
+
+def random_crop(wavs: Tensor, wav_lens: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Cut from each utterance of [B, T] a part of ``most`` samples anywhere in it.
+
+    What is no longer than that stays whole. Returns as `trim_silence` does.
+
+    >>> random_crop(torch.ones(2, 8), torch.tensor([1.0, 0.25]), most=4)
+    (tensor([[1., 1., 1., 1.],
+            [1., 1., 0., 0.]]), tensor([1.0000, 0.5000]))
+    """
+    samples = sample_lengths(wavs, wav_lens)
+    lengths = samples.clamp(max=most)
+    chances = torch.rand(len(wavs), device=wavs.device)
+    starts = (chances * (samples - lengths + 1)).long()
+    return cut(wavs, starts, starts + lengths)
 
 
 def cut(wavs: Tensor, starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
