@@ -11,7 +11,7 @@ import torch
 import torchaudio
 
 from gemoclap_sb.data.audio import AudioError
-from gemoclap_sb.data.datasets import build_dataset
+from gemoclap_sb.data.datasets import AudioCache, build_dataset
 
 
 def test_waveforms_are_mono_at_the_rate_of_the_model(tmp_path):
@@ -33,6 +33,26 @@ def test_an_item_opens_its_file_once(tones, monkeypatch):
     for i in range(len(tones)):
         dataset[i]
     assert opened == Counter(map(str, tones))
+
+
+def test_kept_audio_is_not_decoded_again_and_the_limit_holds(tones, monkeypatch):
+    opened, original = Counter(), soundfile.SoundFile
+    monkeypatch.setattr(
+        soundfile, "SoundFile", lambda path, *a, **k: opened.update([path]) or original(path)
+    )
+    rows = {str(i): {"wav": str(path)} for i, path in enumerate(tones)}
+    plain = build_dataset(rows, {})
+    sizes = [4 * len(plain[i]["sig"]) for i in range(len(rows))]
+    # Room for all but the last.
+    cache = AudioCache((sum(sizes) - 1) / 2**30)
+    dataset = build_dataset(rows, {}, cache=cache)
+    expected = [plain[i]["sig"] for i in range(len(rows))]
+    opened.clear()
+    for _ in range(3):
+        for i, wav in enumerate(expected):
+            assert torch.equal(dataset[i]["sig"], wav)
+    assert opened == {**{str(path): 1 for path in tones[:-1]}, str(tones[-1]): 3}
+    assert sum(4 * len(wav) for wav in cache.kept.values()) == sum(sizes[:-1])
 
 
 def test_audio_that_went_missing_is_named(tmp_path):

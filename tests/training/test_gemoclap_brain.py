@@ -91,7 +91,7 @@ def test_encoders_can_have_rates_of_their_own(step):
     for group, module in ((audio, brain.model.audio_encoder), (text, brain.model.text_encoder)):
         assert [id(p) for p in group["params"]] == [id(p) for p in module.parameters()]
     assert audio["lr"] == 0.0
-    assert text["lr"] == pytest.approx(10 * rest["lr"])
+    assert text["lr"] == pytest.approx(5 * rest["lr"])
     moved = {name.split(".")[0] for name in changed(brain, before)}
     assert "audio_encoder" not in moved
     assert {"text_encoder", "pooling", "audio_projections"} <= moved
@@ -109,3 +109,38 @@ def test_one_rate_is_one_group(step):
     assert {name.split(".")[0] for name in changed(brain, before)} >= {
         "audio_encoder", "text_encoder"
     }  # fmt: skip
+
+
+class Heard(torch.nn.Module):
+    """A pooling that keeps how many frames of each utterance it was given."""
+
+    def __init__(self, pooling):
+        super().__init__()
+        self.pooling, self.output_size = pooling, pooling.output_size
+
+    def forward(self, frames, lengths):
+        self.lengths = lengths
+        return self.pooling(frames, lengths)
+
+
+def test_training_hears_crops_and_evaluation_whole_utterances(step):
+    brain, batch, _ = step(crop_seconds=0.5, trim_db=None, speeds=[100])
+    brain.model.pooling = heard = Heard(brain.model.pooling)
+    # Half a second has 32 frames of 16 ms, which two strides of two halve twice.
+    brain.compute_forward(batch, sb.Stage.TRAIN)
+    assert heard.lengths.max() == 8
+    brain.compute_forward(batch, sb.Stage.VALID)
+    longest = torch.tensor(batch.sig.data.shape[1])
+    assert heard.lengths.max() == brain.model.audio_encoder.frame_lengths(longest) > 8
+
+
+def test_mixup_reaches_the_loss_of_training_alone(step):
+    brain, batch, _ = step(mixup=2.0, speeds=[100])
+    predictions = brain.compute_forward(batch, sb.Stage.TRAIN)
+    mixup, objective = brain.mixup, brain.hparams.objective
+    loss = brain.compute_objectives(predictions, batch, sb.Stage.TRAIN)
+    torch.testing.assert_close(loss, mixup.of_loss(objective, *predictions))
+    assert not torch.isclose(loss, objective(*predictions))
+    brain.on_stage_start(sb.Stage.VALID)
+    brain.compute_objectives(brain.compute_forward(batch, sb.Stage.VALID), batch, sb.Stage.VALID)
+    assert brain.mixup is None
