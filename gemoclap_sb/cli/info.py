@@ -18,7 +18,9 @@ EXAMPLES = "  gemoclap info exported"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("model", metavar="FOLDER", help="exported folder, or owner/name of the hub")
+    parser.add_argument(
+        "model", metavar="FOLDER", help="exported folder, owner/name of the hub, or default"
+    )
     output.add_format(parser, "table", "json")
 
 

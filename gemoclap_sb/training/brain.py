@@ -37,7 +37,8 @@ class ResumableBrain(sb.Brain):
     """
 
     selected_by = "loss"
-    """Of the figures, the one that decides; only the loss is better when it is lower."""
+    """Of the figures, the one that decides; only the loss is better when it is lower. With
+    ``epoch`` it is always the last one."""
 
     def figures(self) -> dict[str, float]:
         """Say what the evaluation that has just run found, besides its loss."""
@@ -70,7 +71,7 @@ class ResumableBrain(sb.Brain):
     def best(self, history: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
         """Find the record of the epoch that was selected, the newest of equals."""
         sign = -1 if self.selected_by == "loss" else 1
-        key = f"valid_{self.selected_by}"
+        key = "epoch" if self.selected_by == "epoch" else f"valid_{self.selected_by}"
         return max(history, key=lambda r: (sign * r[key], r["epoch"]), default=None)
 
     def init_optimizers(self) -> None:

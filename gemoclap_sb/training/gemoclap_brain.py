@@ -33,12 +33,15 @@ class GEmoCLAPBrain(ResumableBrain):
     ``hparams`` holds ``objective``, ``prompts`` and ``label_encoders``
     (`gemoclap_sb.data.labels.label_encoders`), and may hold ``wav_augment`` (a SpeechBrain
     ``Augmenter``), ``crop_seconds`` (training sees random parts of at most that length),
-    ``mixup`` (alpha of `gemoclap_sb.training.mixup`; 0 mixes nothing), and ``lr_audio`` and
-    ``lr_text``, learning rates of the encoders alone.
+    ``mixup`` (alpha of `gemoclap_sb.training.mixup`; 0 mixes nothing), ``lr_audio`` and
+    ``lr_text`` (learning rates of the encoders alone), and ``select_by``.
     A batch has ``sig``, and for each label its text ``NAME`` and its index ``NAME_encoded``.
     """
 
-    selected_by = "uar"
+    @property
+    def selected_by(self) -> str:
+        """Figure whose best epoch is kept and tested; ``epoch`` itself for the last one."""
+        return getattr(self.hparams, "select_by", "uar")
 
     @property
     def model(self) -> nn.Module:
