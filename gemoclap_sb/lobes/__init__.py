@@ -10,6 +10,7 @@ from gemoclap_sb.lobes.lengths import frame_lengths, mask_from_lengths, sample_l
 from gemoclap_sb.lobes.pooling import AttentiveStatisticsPooling, MaskedMeanPooling
 from gemoclap_sb.lobes.projection import Projection
 from gemoclap_sb.lobes.resnet import ResNetEncoder
+from gemoclap_sb.lobes.speeds import RandomSpeed
 from gemoclap_sb.lobes.ssl import SSLEncoder
 from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
 
@@ -18,6 +19,7 @@ __all__ = [
     "ByteTextEncoder",
     "MaskedMeanPooling",
     "Projection",
+    "RandomSpeed",
     "ResNetEncoder",
     "SSLEncoder",
     "TextEncoder",

@@ -31,10 +31,11 @@ class GEmoCLAPBrain(ResumableBrain):
     ``modules`` holds ``clap`` (`gemoclap_sb.models.GEmoCLAP`, or anything with its methods
     ``forward``, ``encode_classes`` and ``class_scores``). Besides what `ResumableBrain` reads,
     ``hparams`` holds ``objective``, ``prompts`` and ``label_encoders``
-    (`gemoclap_sb.data.labels.label_encoders`), and may hold ``wav_augment`` (a SpeechBrain
-    ``Augmenter``), ``crop_seconds`` (training sees random parts of at most that length),
-    ``mixup`` (alpha of `gemoclap_sb.training.mixup`; 0 mixes nothing), ``lr_audio`` and
-    ``lr_text`` (learning rates of the encoders alone), and ``select_by``.
+    (`gemoclap_sb.data.labels.label_encoders`). It may hold ``lr_audio`` and ``lr_text`` (learning
+    rates of the encoders alone), ``select_by``, and what training hears: ``wav_augment`` (a
+    SpeechBrain ``Augmenter``), ``random_speed`` (`gemoclap_sb.lobes.RandomSpeed`),
+    ``crop_seconds`` (random parts of at most that length) and ``mixup`` (alpha of
+    `gemoclap_sb.training.mixup`; 0 mixes nothing).
     A batch has ``sig``, and for each label its text ``NAME`` and its index ``NAME_encoded``.
     """
 
@@ -93,6 +94,8 @@ class GEmoCLAPBrain(ResumableBrain):
         if augment is not None:
             wavs, wav_lens = augment(wavs, wav_lens)
             kept = augment.replicate_labels(kept)
+        if getattr(self.hparams, "random_speed", None) is not None:
+            wavs, wav_lens = self.hparams.random_speed(wavs, wav_lens)
         if seconds is not None:
             # Or a crop could be of nothing but silence.
             wavs, wav_lens = self.model.trim(wavs, wav_lens)
