@@ -16,8 +16,9 @@ from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import load_file
 from speechbrain.inference.classifiers import EncoderClassifier
 
-from gemoclap_sb.export.folder import FILES, ExportError, export
+from gemoclap_sb.export.folder import FILES, export
 from gemoclap_sb.export.hub import push_to_hub
+from gemoclap_sb.export.trained import ExportError
 from gemoclap_sb.lobes import MaskedMeanPooling, ScratchEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.configuration import read_config, write_run_config
