@@ -56,7 +56,8 @@ def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
 
     Writes ``fold_1/`` to ``fold_N/``, the pooled ``predictions.csv``, ``cv_metrics.json``,
     ``cv_report.md`` and ``cv_folds.png`` into the experiment's ``run_folder``, or into
-    ``--output_folder`` where that is given. ExperimentError if ``--fold`` is given, or a finished fold has other settings.
+    ``--output_folder`` where that is given. ExperimentError if ``--fold`` is given, or a
+    finished fold has other settings.
     """
     hparams_file, _, overrides = sb.parse_arguments(list(argv))
     given = YAML(typ="safe").load(overrides) or {}
