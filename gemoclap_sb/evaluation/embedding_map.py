@@ -98,8 +98,10 @@ def draw_embedding_map(
     axes = figure.add_subplot()
     star = {"marker": "*", "linestyle": "none", "color": "black", "markeredgecolor": "white"}
     styles = {}
+    # As far apart as so many classes can be.
+    spread = np.linspace(0, len(_COLOURS) - 1, min(len(words), len(_COLOURS))).round().astype(int)
     for i, label in enumerate(words):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = _COLOURS[spread[i % len(spread)]]
         filled = i < len(_COLOURS)
         styles[label] = {
             "markeredgecolor": "white" if filled else colour,
@@ -132,17 +134,16 @@ def draw_embedding_map(
 def _name_texts(
     axes: Axes, texts: np.ndarray, words: Mapping[str, str], styles: Mapping[str, dict]
 ) -> None:
-    """Name the classes at both sides of the map, in the order of their texts' heights.
-
-    Beside the map there is room for every name, and two never meet.
-    """
+    """Name the classes at both sides of the map, each at its text's height or near it."""
     labels = list(words)
+    low, high = axes.get_ylim()
     from_left = np.argsort(texts[:, 0], kind="stable")
     middle = len(labels) // 2
     for chosen, edge, out in ((from_left[:middle], 0, -1), (from_left[middle:], 1, 1)):
         downwards = chosen[np.argsort(-texts[chosen, 1], kind="stable")]
-        for place, i in enumerate(downwards):
-            at = (edge + 0.015 * out, 1 - (place + 0.5) / len(chosen))
+        heights = spread_out((texts[downwards, 1] - low) / (high - low))
+        for i, height in zip(downwards, heights, strict=True):
+            at = (edge + 0.015 * out, height)
             line = {"arrowstyle": "-", "color": INK, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 7}
             where = {"textcoords": "axes fraction", "annotation_clip": False}
             axes.annotate("", texts[i], at, arrowprops=line, zorder=3, **where)
@@ -161,3 +162,13 @@ def _name_texts(
                 fontsize=11,
                 parse_math=False,
             )
+
+
+def spread_out(heights: np.ndarray, apart: float = 0.07) -> np.ndarray:
+    """Move descending heights [N] in [0, 1] as little as possible, until all are apart."""
+    from sklearn.isotonic import isotonic_regression
+
+    apart = min(apart, 1 / max(len(heights) - 1, 1))
+    steps = apart * np.arange(len(heights))
+    bounds = {"y_min": steps[-1], "y_max": 1.0}
+    return isotonic_regression(heights + steps, increasing=False, **bounds) - steps

@@ -105,7 +105,8 @@ def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Pat
         colour = {"WAR": WAR_COLOUR, "UAR": UAR_COLOUR}.get(label)
         panels[1].plot(epochs, 100 * series[name], color=colour, label=label, **style)
     if "valid_uar" in names and np.isfinite(uar := series["valid_uar"]).any():
-        best = int(np.nanargmax(uar))
+        # The newest of equals, as the checkpoint is.
+        best = int(np.flatnonzero(uar == np.nanmax(uar))[-1])
         label = f"best UAR {percent(uar[best])}, epoch {int(epochs[best])}"
         ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5, "zorder": 3}
         panels[1].scatter(epochs[best], 100 * uar[best], s=130, label=label, **ring)

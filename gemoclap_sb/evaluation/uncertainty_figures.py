@@ -14,6 +14,9 @@ from gemoclap_sb.evaluation.metrics import ClassificationMetrics
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.report import percent
 
+# Light, so that the line across the bars is seen in print.
+BAR_COLOUR = "#9dbbd3"
+
 
 def draw_recall(
     metrics: ClassificationMetrics,
@@ -115,7 +118,7 @@ def draw_reliability(
         figures = calibration_figures(predictions)
         diagram, histogram = grid[:, column]
         bars = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 1}
-        diagram.bar(edges, bins.accuracy, color=WAR_COLOUR, label="accuracy", **bars)
+        diagram.bar(edges, bins.accuracy, color=BAR_COLOUR, label="accuracy", **bars)
         filled = bins.counts > 0
         diagram.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1.2, label="ideal")
         diagram.plot(

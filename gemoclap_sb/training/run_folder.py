@@ -117,16 +117,18 @@ def is_finished(folder: str | os.PathLike) -> bool:
 def recorded_manifest(folder: str | os.PathLike, split: str = "test") -> dict[str, dict[str, str]]:
     """Read again, by ID, the rows that a run has used, without a look at their audio.
 
-    ExperimentError if the manifest is gone, or is not the one that it was.
+    ExperimentError if the manifest is gone.
     """
-    path = Path(folder) / "manifests" / f"{split}.csv"
-    if (settings := Path(folder) / SETTINGS).is_file():
-        path = Path(read_json(settings).get(f"{split}_csv") or path)
+    recorded = Path(folder) / SETTINGS
+    settings = read_json(recorded) if recorded.is_file() else {}
+    path = Path(settings.get(f"{split}_csv") or Path(folder) / "manifests" / f"{split}.csv")
     try:
         # As SpeechBrain reads it.
         rows = pd.read_csv(
             path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
         )
+        root = settings.get("data_folder") or "$data_root"
+        rows["wav"] = [wav.replace("$data_root", root) for wav in rows["wav"]]
         return rows.set_index("ID", verify_integrity=True).to_dict("index")
     except (OSError, ValueError, KeyError) as error:
         raise ExperimentError(f"the run's manifest {path} cannot be read: {error}") from error
