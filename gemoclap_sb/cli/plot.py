@@ -15,8 +15,8 @@ DESCRIPTION = (
     "Draw a finished run: confusion.png, recall.png (with intervals over speakers), "
     "reliability.png (before and after the temperature was fitted), training.png and "
     "embeddings.png (the test's utterances and the classes' texts). Of a cross-validation, the "
-    "first three, pooled. training.png needs the run's checkpoints, embeddings.png its recordings too. What "
-    "cannot be drawn is said, and the rest is drawn."
+    "first three, pooled. training.png needs the run's checkpoints, embeddings.png its recordings "
+    "too. What cannot be drawn is said, and the rest is drawn."
 )
 EXAMPLES = """\
   gemoclap plot results/sl_wavlm/seed_1/fold_1

@@ -16,8 +16,12 @@ import numpy as np
 from gemoclap_sb.evaluation.predictions import Predictions
 
 BINS = 15
-SCALES = (0.01, 100.0)
-"""Between which a scale is looked for: no held-out set without an error has a best one."""
+LOGIT_RANGES = (0.01, 50.0)
+"""A scale is looked for that brings the widest range of an utterance's scores to between these.
+
+Beyond, all classes are equally likely, or one is certain. A held-out set without an error has
+no best scale, and gets the last one.
+"""
 
 
 class ReliabilityBins(NamedTuple):
@@ -124,8 +128,8 @@ def fit_temperature(scores: np.ndarray, targets: np.ndarray) -> float:
     Returns
     -------
     float
-        The factor on the scores, within `SCALES`, that minimises the negative log-likelihood
-        (1 over Guo's temperature).
+        The factor on the scores that minimises the negative log-likelihood, 1 over Guo's
+        temperature; see `LOGIT_RANGES` for its bounds. 1 if no score differs from another.
 
     Raises
     ------
@@ -152,11 +156,14 @@ def fit_temperature(scores: np.ndarray, targets: np.ndarray) -> float:
     rows = np.lexsort((*scores.T, targets))
     scores, targets = scores[rows], targets[rows]
 
+    if not (widest := np.ptp(scores, axis=1).max()):
+        return 1.0
+
     def loss(log_scale: float) -> float:
         log_probabilities = log_softmax(math.exp(log_scale) * scores, axis=1)
         return -log_probabilities[np.arange(len(targets)), targets].mean()
 
-    bounds = tuple(map(math.log, SCALES))
+    bounds = [math.log(of / widest) for of in LOGIT_RANGES]
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     return math.exp(found.x)
 

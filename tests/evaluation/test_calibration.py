@@ -8,7 +8,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 
 from gemoclap_sb.evaluation.calibration import (
-    SCALES,
+    LOGIT_RANGES,
     calibration_figures,
     class_probabilities,
     expected_calibration_error,
@@ -70,7 +70,7 @@ def test_likelihood_of_the_impossible_is_finite():
 def test_fit_finds_what_a_grid_finds(scale):
     scores, targets = drawn(scale, 300)
     found = fit_temperature(scores, targets)
-    grid = np.exp(np.linspace(np.log(SCALES[0]), np.log(SCALES[1]), 801))
+    grid = np.geomspace(0.01, 100, 801)
     losses = [log_loss(targets, softmax(s * scores, axis=1), labels=range(4)) for s in grid]
     best = int(np.argmin(losses))
     assert grid[max(best - 1, 0)] <= found <= grid[best + 1]
@@ -90,9 +90,12 @@ def test_fit_removes_the_error_of_calibration():
 
 
 def test_fit_stays_within_its_bounds():
-    scores = np.array([[0.1, 0.0], [0.0, 0.1]])
-    assert fit_temperature(scores, np.array([0, 1])) == pytest.approx(SCALES[1], rel=1e-4)
-    assert fit_temperature(scores, np.array([1, 0])) == pytest.approx(SCALES[0], rel=1e-4)
+    """In whatever unit the scores are: a set without an error has no best scale."""
+    for unit in (1e-4, 1.0, 30.0):
+        scores = unit * np.array([[1.0, 0.0], [0.7, 0.8]])
+        low, high = (fit_temperature(scores, np.array(of)) for of in ([1, 0], [0, 1]))
+        assert [low * unit, high * unit] == pytest.approx(LOGIT_RANGES, rel=1e-4)
+    assert fit_temperature(np.ones((3, 2)), np.array([0, 1, 1])) == 1.0
 
 
 @pytest.mark.parametrize("scores", [np.empty((0, 3)), np.array([[0.0, np.nan, 1.0]])])
