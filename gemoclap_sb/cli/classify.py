@@ -56,7 +56,7 @@ def run(options: Namespace, out: TextIO) -> int:
     if least is not None:
         rows = (_abstaining(row, least) for row in rows)
         columns.insert(2, "highest")
-        before["highest"] = width
+        before = {"label": min(width, -len(UNSURE)), "highest": width}
     output.print_rows(rows, labels, options.format, out, columns, before, after)
     return failures.status
 

@@ -111,7 +111,7 @@ def draw_embedding_map(
         for gender, marker in _MARKERS.items():
             chosen = (emotions == label) & (known == gender)
             axes.plot(*audio[chosen].T, marker, markersize=6.5, **styles[label])
-    axes.plot(*texts.T, markersize=20, zorder=4, **star)
+    axes.plot(*texts.T, markersize=16, zorder=4, **star)
     _name_texts(axes, texts, words, styles)
     used = [gender for gender in _MARKERS if (known == gender).any()]
     plain = {"linestyle": "none", "markerfacecolor": PALE, "markeredgecolor": "white"}

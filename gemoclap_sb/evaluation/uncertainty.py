@@ -127,7 +127,7 @@ def confidence_intervals(
     }
 
 
-def uar_by_gender(predictions: Predictions, genders: Sequence[str]) -> dict[str, float] | None:
+def uar_by_gender(predictions: Predictions, genders: Sequence[str]) -> dict[str, Any] | None:
     """UAR of women and of men, over the classes for which both have utterances.
 
     Only so are the two means of the same recalls. ``genders`` are N values, ``F``, ``M`` or

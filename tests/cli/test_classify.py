@@ -121,8 +121,10 @@ def test_abstaining_says_what_was_highest(classifier, model, audio, broken, comm
     assert records[0]["probabilities"].keys() == set(LABELS)
     assert (failed["label"], failed["highest"]) == (None, None)
 
-    heading, *lines = [line.split() for line in command(*arguments)[1].splitlines()]
+    table = command(*arguments)[1].splitlines()
+    heading, *lines = [line.split() for line in table]
     assert heading == ["label", "highest", *LABELS, "file"]
+    assert {line[: table[0].index("highest")][-2:] for line in table} == {"  "}
     assert [line[:2] for line in lines[:3]] == [list(p) for p in zip(expected, labels, strict=True)]
 
 
