@@ -7,9 +7,12 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gemoclap_sb.cli import inputs, output
+
+if TYPE_CHECKING:
+    from gemoclap_sb.evaluation.predictions import Predictions
 
 SUMMARY = "WAR, UAR and confusion on a corpus"
 DESCRIPTION = (
@@ -41,8 +44,8 @@ def run(options: Namespace, out: TextIO) -> int:
     """Compare what the model says with a manifest's labels."""
     classifier = inputs.load_classifier(options)
     words = inputs.words_by_label(options.labels, classifier)
-    from gemoclap_sb.evaluation.metrics import classification_metrics
-    from gemoclap_sb.evaluation.report import metrics_table
+    from gemoclap_sb.evaluation.report import metrics_table, uncertainty_lines
+    from gemoclap_sb.evaluation.uncertainty import uncertainty
 
     labels, attribute = list(words or classifier.labels), classifier.attribute
     with inputs.usage_errors():
@@ -60,26 +63,27 @@ def run(options: Namespace, out: TextIO) -> int:
     if not answers:
         print(f"{options.manifest}: no utterance could be read.", file=sys.stderr)
         return failures.status
-    metrics = classification_metrics(
-        [labels.index(true) for _, true, _ in answers],
-        [labels.index(result.label) for _, _, result in answers],
-        labels,
-    )
+    predictions = _predictions(answers, labels)
+    metrics = predictions.metrics()
     prompts = classifier.prompts
-    record = metrics.to_dict() | {
-        "n_failed": failures.count,
-        "attribute": attribute,
-        "words": words or prompts.words[attribute],
-        "templates": options.templates or prompts.templates[attribute],
-        "model": str(options.model),
-        "manifest": str(options.manifest),
-    }
+    record = (
+        metrics.to_dict()
+        | uncertainty(predictions, rows)
+        | {
+            "n_failed": failures.count,
+            "attribute": attribute,
+            "words": words or prompts.words[attribute],
+            "templates": options.templates or prompts.templates[attribute],
+            "model": str(options.model),
+            "manifest": str(options.manifest),
+        }
+    )
     if options.output is not None:
-        _write(Path(options.output), answers, metrics, record)
+        _write(Path(options.output), predictions, record)
     if options.format == "json":
         output.print_json(record, out)
     else:
-        output.print_lines([metrics_table(metrics)], out)
+        output.print_lines([metrics_table(metrics), *uncertainty_lines(record)], out)
     return failures.status
 
 
@@ -111,14 +115,27 @@ def _read_utterances(
     return kept, failed
 
 
-def _write(folder: Path, answers: Sequence[tuple], metrics: Any, record: dict) -> None:
-    from gemoclap_sb.evaluation.figures import draw_confusion
-    from gemoclap_sb.files import write_json, write_text
+def _predictions(answers: Sequence[tuple], labels: Sequence[str]) -> Predictions:
+    import numpy as np
 
-    cells = [[name, true, of.label, output.rounded(of.score)] for name, true, of in answers]
-    lines = output.csv_lines(["ID", "true", "predicted", "score"], cells)
-    write_text(folder / "predictions.csv", "\n".join(lines) + "\n")
+    from gemoclap_sb.evaluation.predictions import Predictions
+
+    return Predictions(
+        [name for name, _, _ in answers],
+        np.array([labels.index(true) for _, true, _ in answers]),
+        np.array([labels.index(result.label) for _, _, result in answers]),
+        np.array([[*result.probabilities.values()] for _, _, result in answers]),
+        labels,
+    )
+
+
+def _write(folder: Path, predictions: Predictions, record: dict) -> None:
+    from gemoclap_sb.evaluation.figures import draw_confusion
+    from gemoclap_sb.evaluation.predictions import PREDICTIONS
+    from gemoclap_sb.files import write_json
+
+    predictions.write(folder / PREDICTIONS)
     title = f"Confusion matrix, {record['attribute']}"
-    draw_confusion(metrics, folder / "confusion.png", title)
+    draw_confusion(predictions.metrics(), folder / "confusion.png", title)
     write_json(folder / "metrics.json", record)
     print(f"Written: {folder}", file=sys.stderr)

@@ -43,8 +43,9 @@ def run(options: Namespace, out: TextIO) -> int:
             validate_repo_id(options.push_to_hub)
     elif options.private:
         raise inputs.UsageError("--private: expected --push-to-hub beside it.")
-    from gemoclap_sb.export.folder import ExportError, export
+    from gemoclap_sb.export.folder import export
     from gemoclap_sb.export.hub import push_to_hub
+    from gemoclap_sb.export.trained import ExportError
 
     card = {key: getattr(options, key) for key in _OF_THE_CARD}
     try:

@@ -73,6 +73,7 @@ def model_info(source: str) -> dict[str, Any]:
         "sample_rate": config["sample_rate"],
         "longest_seconds": config.get("longest_seconds", LONGEST_SECONDS),
         "temperatures": config.get("temperatures"),
+        "calibration": config.get("calibration"),
         "metrics": config.get("metrics"),
         "files": {
             file.relative_to(folder).as_posix(): file.stat().st_size
@@ -85,7 +86,7 @@ def model_info(source: str) -> dict[str, Any]:
 def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     """Lay out for the terminal what `model_info` returned."""
     from gemoclap_sb.evaluation.metrics import ClassificationMetrics
-    from gemoclap_sb.evaluation.report import metrics_table
+    from gemoclap_sb.evaluation.report import metrics_table, uncertainty_lines
 
     yield str(info["folder"])
     for name, attribute in info["attributes"].items():
@@ -101,7 +102,7 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
         measured = info["metrics"]
         yield f"\nmeasured on the run's test set (fold {measured.get('fold')}):"
         table = metrics_table(ClassificationMetrics.from_dict(measured))
-        yield from (f"  {line}" for line in table.splitlines())
+        yield from (f"  {line}" for line in [*table.splitlines(), *uncertainty_lines(measured)])
     else:
         yield "\nnot measured: the run was exported before it was tested"
     yield "\nfiles:"

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from gemoclap_sb.cli import classify, embed, evaluate, export, info, timeline
+from gemoclap_sb.cli import classify, embed, evaluate, export, info, plot, timeline
 from gemoclap_sb.cli.inputs import UsageError
 
 _PROGRAM = "gemoclap"
@@ -33,6 +33,7 @@ examples:
   gemoclap evaluate test.csv --model exported --data-root corpus/
   gemoclap export results/sl_wavlm/seed_1/fold_1 exported
   gemoclap info exported
+  gemoclap plot results/sl_wavlm/seed_1/fold_1
 
 `gemoclap COMMAND --help` says more. Data go to standard output, the rest to standard error.
 Exit codes: 0 all went well, 1 some inputs failed, 2 usage error, or no output can be written."""
@@ -87,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"{_PROGRAM} {version('gemoclap_sb')}"
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (classify, timeline, embed, evaluate, export, info):
+    for command in (classify, timeline, embed, evaluate, export, info, plot):
         of_command = subparsers.add_parser(
             command.__name__.rpartition(".")[2],
             help=command.SUMMARY,

@@ -7,6 +7,7 @@ importing or calling this room never opens a window nor touches pyplot's global 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,15 +49,18 @@ def draw_confusion(
     heading = f"WAR {percent(metrics.war)}   UAR {percent(metrics.uar)}   n = {metrics.n_test}"
     # Both lines belong to the axes, so that they share the matrix's centre.
     axes.set_title(title, color=INK, fontsize=13, fontweight="bold", pad=28)
-    axes.text(0.5, 1.03, heading, color=PALE, fontsize=10, ha="center", transform=axes.transAxes)
+    # The offset is in points, as the title's is: however large the matrix, they stay apart.
+    below = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
+    axes.annotate(heading, (0.5, 1), (0, 11), color=PALE, fontsize=10, **below)
     return save_figure(figure, path)
 
 
 def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Path:
-    """Draw losses and validation figures over the epochs.
+    """Draw losses, validation figures and temperatures over the epochs.
 
-    ``history`` has epoch, train_loss and valid_loss of each epoch, and any further
-    ``valid_NAME``, fractions that are drawn beside the losses. The epoch with the best
+    ``history`` has epoch, train_loss and valid_loss of each epoch, any further
+    ``valid_NAME``, fractions that are drawn beside the losses, and any ``temperature_NAME``,
+    which an older run's may lack. The epoch with the best
     validation UAR, whose checkpoint is kept, is marked where there is one. ValueError if there
     is no epoch or an epoch lacks a key.
 
@@ -78,31 +82,46 @@ def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Pat
     for number, epoch in enumerate(history, start=1):
         if missing := [key for key in keys if key not in epoch]:
             raise ValueError(f"entry {number} of the history lacks {', '.join(missing)}")
-    series = {key: np.array([epoch[key] for epoch in history], float) for key in keys}
+    temperatures = dict.fromkeys(
+        key for epoch in history for key in epoch if key.startswith("temperature_")
+    )
+    series = {
+        key: np.array([epoch.get(key, np.nan) for epoch in history], float)
+        for key in (*keys, *temperatures)
+    }
     epochs = series["epoch"]
     # A single epoch is a point, which a bare line would not show.
     style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4}
 
-    figure = new_figure(10 if names else 5, 4)
-    panels = np.atleast_1d(figure.subplots(1, 2 if names else 1))
-    panels[0].plot(epochs, series["train_loss"], color=PALE, label="training", **style)
+    titles = [("Loss", "loss")]
+    titles += [("Validation", "%")] if names else []
+    titles += [("Temperatures", "factor on cosines")] if temperatures else []
+    figure = new_figure(5 * len(titles), 4)
+    panels = np.atleast_1d(figure.subplots(1, len(titles)))
+    panels[0].plot(epochs, series["train_loss"], color=PALE, label="training", ls="--", **style)
     panels[0].plot(epochs, series["valid_loss"], color=WAR_COLOUR, label="validation", **style)
     for name in names:
         label = name.removeprefix("valid_").upper()
         colour = {"WAR": WAR_COLOUR, "UAR": UAR_COLOUR}.get(label)
         panels[1].plot(epochs, 100 * series[name], color=colour, label=label, **style)
     if "valid_uar" in names and np.isfinite(uar := series["valid_uar"]).any():
-        best = int(np.nanargmax(uar))
+        # The newest of equals, as the checkpoint is.
+        best = int(np.flatnonzero(uar == np.nanmax(uar))[-1])
         label = f"best UAR {percent(uar[best])}, epoch {int(epochs[best])}"
         ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5, "zorder": 3}
         panels[1].scatter(epochs[best], 100 * uar[best], s=130, label=label, **ring)
-    for axes, (name, unit) in zip(panels, (("Loss", "loss"), ("Validation", "%")), strict=False):
+    for key, line in zip(temperatures, itertools.cycle(("-", "--", ":", "-.")), strict=False):
+        colour = UAR_COLOUR if key.endswith("_text") else WAR_COLOUR
+        label = key.removeprefix("temperature_").replace("_", ", ")
+        panels[-1].plot(epochs, series[key], color=colour, label=label, linestyle=line, **style)
+    for axes, (name, unit) in zip(panels, titles, strict=True):
         axes.set_title(name, color=INK, fontsize=12, fontweight="bold")
         axes.set_xlabel("epoch", color=INK)
         axes.set_ylabel(unit, color=INK)
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-        axes.legend(frameon=False, labelcolor=INK)
-        _tidy(axes)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        axes.legend(frameon=False, labelcolor=INK, **below)
+        tidy(axes)
     return save_figure(figure, path)
 
 
@@ -147,7 +166,7 @@ def draw_cross_validation(
     bars.set_ylabel("%", color=INK)
     bars.legend(frameon=False, ncols=2, loc="upper center", labelcolor=INK)
     bars.set_title("Each fold, and the mean (dashed)", color=PALE, fontsize=10, pad=10)
-    _tidy(bars)
+    tidy(bars)
     _confusion_on(matrix, whole)
     matrix.set_title(
         f"Pooled: WAR {percent(whole.war)}   UAR {percent(whole.uar)}   n = {whole.n_test}",
@@ -176,7 +195,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
     """Keep of the frame what carries information."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE)
@@ -231,4 +250,5 @@ def _confusion_on(axes: Axes, metrics: ClassificationMetrics) -> None:
     axes.set_ylabel("true", color=PALE)
     longest = max(len(name) for name in metrics.labels)
     if longest > 7:
-        axes.tick_params(axis="x", labelrotation=35)
+        for name in axes.get_xticklabels():
+            name.set(rotation=35, ha="right", rotation_mode="anchor")

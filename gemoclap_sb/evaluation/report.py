@@ -5,7 +5,7 @@ JSON holds fractions; what a person reads, here, holds percentages with a % sign
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -21,7 +21,7 @@ VALIDATION_NOTES: dict[str, str] = {
     "speaker": "The checkpoint was chosen on held-out speakers of the training side; the test "
     "speakers were not seen before the final evaluation.",
     "test": "The checkpoint was chosen on the test side itself (the test session, or the test "
-    "speakers). These figures are therefore "
+    "speakers), and the temperature of the probabilities fitted there. These figures are therefore "
     "optimistic and must not be compared with results whose test side was unseen.",
 }
 """What to say, in words, about each way of choosing the checkpoint."""
@@ -30,6 +30,12 @@ VALIDATION_NOTES: dict[str, str] = {
 def percent(fraction: float | None) -> str:
     """Give a fraction as a percentage, or a dash where it is undefined."""
     return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """Give an interval of fractions in percent."""
+    low, high = ends
+    return f"{100 * low:.2f} to {percent(high)}"
 
 
 def mean_and_std(mean: float, std: float | None) -> str:
@@ -66,6 +72,51 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
         figure = "     –  " if recall is None else f"{100 * recall:6.2f} %"
         lines.append(f"  {name:<{width}} {figure}   ({confusion[i, i]} of {confusion[i].sum()})")
     return "\n".join(lines)
+
+
+def uncertainty_lines(record: Mapping[str, Any]) -> list[str]:
+    """Say in lines what ``metrics.json`` holds beside WAR and UAR; nothing of what is null.
+
+    ValueError for a record of another form.
+
+    Examples
+    --------
+    >>> intervals = {"level": 0.95, "speakers": 4, "war": [0.5, 0.75], "uar": [0.4, 0.7]}
+    >>> genders = {"F": 0.6, "M": 0.5, "gap": 0.1, "classes": ["ang", "sad"]}
+    >>> record = {"confidence_intervals": intervals, "uar_by_gender": genders}
+    >>> for line in uncertainty_lines(record):
+    ...     print(line)
+    95 % interval over 4 speakers: WAR 50.00 to 75.00 %, UAR 40.00 to 70.00 %
+    UAR of women 60.00 %, of men 50.00 %: a gap of +10.00 points (over 2 classes)
+    """
+    try:
+        return list(_uncertainty_lines(record))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            "expected confidence_intervals, uar_by_gender and calibration as metrics.json has "
+            f"them, found others: {error!r}"
+        ) from error
+
+
+def _uncertainty_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    if found := record.get("confidence_intervals"):
+        yield (
+            f"{100 * found['level']:g} % interval over {found['speakers']} speakers: "
+            f"WAR {interval(found['war'])}, UAR {interval(found['uar'])}"
+        )
+    if found := record.get("uar_by_gender"):
+        averaged = f"{len(found['classes'])} class" + "es" * (len(found["classes"]) > 1)
+        yield (
+            f"UAR of women {percent(found['F'])}, of men {percent(found['M'])}: a gap of "
+            f"{100 * found['gap']:+.2f} points (over {averaged})"
+        )
+    if found := record.get("calibration"):
+        before, after = found["before"], found["after"]
+        yield (
+            f"expected calibration error {percent(after['ece'])}, negative log-likelihood "
+            f"{after['nll']:.3f} (before the temperature was fitted: {percent(before['ece'])}, "
+            f"{before['nll']:.3f})"
+        )
 
 
 def cross_validation_summary(
@@ -158,6 +209,8 @@ def cross_validation_report(
         "over folds (ddof = 1). Pooled: computed from the summed confusion matrix.",
         "",
     ]
+    if sureness := uncertainty_lines(summary):
+        lines += ["Of the pooled predictions:", "", *(f"- {line}" for line in sureness), ""]
     if remarks := [*summary["notes"], *notes]:
         lines += [f"- {note}" for note in remarks] + [""]
     if command:

@@ -5,7 +5,7 @@
     tokenizer/            where the text tower has one
     hyperparams.yaml      for stock SpeechBrain, with these three:
     embedding_model.ckpt    model.safetensors under the name that SpeechBrain asks for
-    classifier.ckpt         embeddings of the classes' texts
+    classifier.ckpt         embeddings of the classes' texts, and the fitted temperature
     label_encoder.ckpt      the labels
     README.md             the model card
 
@@ -24,19 +24,14 @@ from typing import Any
 
 import torch
 import yaml
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.data.labels import label_encoder
 from gemoclap_sb.export.model_card import model_card, template
+from gemoclap_sb.export.trained import ExportError, load_trained
 from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
-from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
-from gemoclap_sb.models.configuration import (
-    LONGEST_SECONDS,
-    TOKENIZER,
-    build_prompts,
-    read_config,
-)
+from gemoclap_sb.models.building import CONFIG
+from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, build_prompts
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.models.weights import WEIGHTS, save_weights
 from gemoclap_sb.training.run_folder import METRICS
@@ -51,11 +46,8 @@ FILES = (CONFIG, WEIGHTS, HYPERPARAMS, EMBEDDING, CLASSIFIER, LABELS, CARD)
 _METRICS = (
     "war", "uar", "per_class_recall", "confusion", "labels", "n_test", "fold", "seed",
     "experiment", "validation", "epoch", "valid_uar",
+    "confidence_intervals", "uar_by_gender", "calibration",
 )  # fmt: skip
-
-
-class ExportError(RuntimeError):
-    """A run that cannot be exported as asked; the message says what to do."""
 
 
 def export(
@@ -100,21 +92,18 @@ def export(
     """
     run_folder, out_folder = Path(run_folder), Path(out_folder)
     _check_out_folder(out_folder, overwrite)
-    try:
-        config = read_config(run_folder / CONFIG)
-        model = build_model(config["model"], run_folder / TOKENIZER, str(run_folder / CONFIG))
-    except ConfigurationError as error:
-        raise ExportError(f"{run_folder} cannot be exported: {error}") from error
-    checkpoint = _best_checkpoint(run_folder)
-    _load_checkpoint(model, checkpoint)
+    config, model, checkpoint = load_trained(run_folder)
+    metrics = _read_metrics(run_folder)
     scales = {"audio": model.audio_scales, "text": model.text_scales}
     config |= {
         "longest_seconds": LONGEST_SECONDS,
         "temperatures": {
             head: {tower: of[head]().item() for tower, of in scales.items()} for head in model.heads
         },
-        "metrics": _read_metrics(run_folder),
+        "metrics": metrics,
     }
+    if calibration := (metrics or {}).get("calibration"):
+        config["calibration"] = {model.heads[0]: calibration["scale"]}
     with atomic_folder(out_folder) as folder:
         write_json(folder / CONFIG, config)
         if (run_folder / TOKENIZER).is_dir():
@@ -144,38 +133,6 @@ def _check_out_folder(out_folder: Path, overwrite: bool) -> None:
         )
 
 
-def _best_checkpoint(run_folder: Path) -> Path:
-    """Find the checkpoint that the run's test used: highest ``uar``, the newest of equals."""
-    folder = run_folder / "save"
-    best = Checkpointer(folder).find_checkpoint(max_key="uar") if folder.is_dir() else None
-    if best is None or "clap" not in best.paramfiles:
-        raise ExportError(
-            f"{run_folder}: expected a checkpoint with a `uar` in {folder}, found none. "
-            "Export the output folder of a run that has finished an epoch."
-        )
-    return Path(best.paramfiles["clap"])
-
-
-def _load_checkpoint(model: GEmoCLAP, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    # Layers that only a joint loss reads.
-    state = {name: value for name, value in state.items() if not name.startswith("classifiers.")}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ExportError(
-            f"{path}: these are not the weights of the model that the run's {CONFIG} describes: "
-            f"{error}"
-        ) from error
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise ExportError(
-            f"{path}: NaN or infinite values in {bad[0]} and {len(bad) - 1} more. The training "
-            "diverged; train again with a lower learning rate."
-        )
-    model.eval()
-
-
 def _read_metrics(run_folder: Path) -> dict[str, Any] | None:
     path = run_folder / METRICS
     if not path.is_file():
@@ -193,8 +150,10 @@ def _write_for_speechbrain(folder: Path, config: Mapping[str, Any], model: GEmoC
     head = model.heads[0]
     with torch.inference_mode():
         classes = model.encode_classes(build_prompts(config).class_sentences(head))
-        scale = model.audio_scales[head]()
-    save_weights({"classes": classes, "scale": scale}, folder / CLASSIFIER)
+    # Without one that was fitted, the model's own.
+    scale = config.get("calibration", {}).get(head, model.class_scale())
+    weights = {"classes": classes, "scale": torch.tensor(scale)}
+    save_weights(weights, folder / CLASSIFIER)
     try:
         os.link(folder / WEIGHTS, folder / EMBEDDING)
     except OSError:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from gemoclap_sb.export.folder import FILES, ExportError
+from gemoclap_sb.export.folder import FILES
+from gemoclap_sb.export.trained import ExportError
 from gemoclap_sb.models.configuration import TOKENIZER
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics
-from gemoclap_sb.evaluation.report import markdown_table, percent
+from gemoclap_sb.evaluation.report import markdown_table, percent, uncertainty_lines
 from gemoclap_sb.models.building import encoder_names
 from gemoclap_sb.models.configuration import build_prompts
 
@@ -117,4 +117,6 @@ def _results_text(metrics: Mapping[str, Any] | None) -> str:
         "",
         *markdown_table(["", *measured.labels, "recall"], rows),
     ]
+    if sureness := uncertainty_lines(metrics):
+        lines += ["", *(f"- {line}" for line in sureness)]
     return "\n".join(lines)

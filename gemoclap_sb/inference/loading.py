@@ -58,7 +58,9 @@ def load_parts(
         raise ConfigurationError(f"{path}: templates: expected some for {tower.head!r}.")
     labels = list(config["words"][tower.head])
     classifier = ClassTexts(len(labels), tower.output_size)
-    classifier.scale.copy_(model.audio_scales[tower.head]().detach())
+    # A folder of an earlier version, and a head that was not tested, has the model's own.
+    own_scale = model.audio_scales[tower.head]().item()
+    classifier.scale.fill_((config.get("calibration") or {}).get(tower.head, own_scale))
     pass_through = PassThrough()
     modules = {
         "compute_features": pass_through,

@@ -76,3 +76,7 @@ class AudioClassifier(PooledAudio):
     def class_scores(self, output: ClassifierOutput, classes: None = None) -> Tensor:
         """Return the logits, ``[N, C]``."""
         return output.logits
+
+    def class_scale(self) -> float:
+        """Give the factor on `class_scores`: 1, since they are logits already."""
+        return 1.0

@@ -46,15 +46,19 @@ class RunDescription:
     templates: dict[str, list[str]]
     labels: dict[str, list[str]]
     temperatures: dict[str, Any] | None = None
+    calibration: dict[str, float | int] | None = None
     metrics: dict[str, Any] | None = None
     longest_seconds: float | int = LONGEST_SECONDS
 
     def validate_values(self) -> None:
-        """Refuse a rate or a length that is none, and labels without words."""
+        """Refuse a rate, a length or a scale that is none, and labels without words."""
         if self.sample_rate < 1:
             raise ValueError(f"sample_rate: expected a number of Hz, found {self.sample_rate!r}")
         if not 0 < self.longest_seconds < math.inf:
             raise ValueError(f"longest_seconds: expected some, found {self.longest_seconds!r}")
+        for head, scale in (self.calibration or {}).items():
+            if not 0 < scale < math.inf:
+                raise ValueError(f"calibration: {head}: expected more than 0, found {scale!r}")
         labels = {name: sorted(of) for name, of in self.labels.items()}
         if labels != {name: sorted(of) for name, of in self.words.items()}:
             raise ValueError(

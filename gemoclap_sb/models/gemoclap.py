@@ -213,6 +213,10 @@ class GEmoCLAP(PooledAudio):
         with torch.autocast(output.audio.device.type, enabled=False):
             return output.audio @ classes.T
 
+    def class_scale(self) -> float:
+        """Give the factor on `class_scores` that training chose: the first head's ``eps_a``."""
+        return self.audio_scales[self.heads[0]]().item()
+
 
 def normalized(vectors: Tensor) -> Tensor:
     """Vectors at unit length, float32, since a half-precision norm costs the cosine two digits."""

@@ -39,9 +39,14 @@ class ResumableBrain(sb.Brain):
     selected_by = "loss"
     """Of the figures, the one that decides; only the loss is better when it is lower. With
     ``epoch`` it is always the last one."""
+    test_is_logged = True
 
     def figures(self) -> dict[str, float]:
         """Say what the evaluation that has just run found, besides its loss."""
+        return {}
+
+    def state_figures(self) -> dict[str, float]:
+        """Say what an epoch's record holds beside losses and figures."""
         return {}
 
     def own_rates(self) -> Iterable[tuple[nn.Module, float]]:
@@ -63,8 +68,9 @@ class ResumableBrain(sb.Brain):
         batches = length_sorted_batches(_durations(rows), self.hparams.valid_batch_size)
         return {"batch_sampler": batches, "num_workers": self.hparams.num_workers}
 
-    def evaluate_best(self, dataset: Any, rows: Rows) -> None:
-        """Go back to the checkpoint that was selected, and test it."""
+    def evaluate_best(self, dataset: Any, rows: Rows, logged: bool = True) -> None:
+        """Go back to the checkpoint that was selected, and test it; ``logged`` as the test."""
+        self.test_is_logged = logged
         key = {"min_key" if self.selected_by == "loss" else "max_key": self.selected_by}
         self.evaluate(dataset, test_loader_kwargs=self.evaluation_loader_options(rows), **key)
 
@@ -116,13 +122,15 @@ class ResumableBrain(sb.Brain):
             return
         stats = {"loss": float(stage_loss), **self.figures()}
         if stage == sb.Stage.TEST:
-            self.hparams.train_logger.log_stats(
-                {"Epoch loaded": self.hparams.epoch_counter.current}, test_stats=stats
-            )
+            if self.test_is_logged:
+                self.hparams.train_logger.log_stats(
+                    {"Epoch loaded": self.hparams.epoch_counter.current}, test_stats=stats
+                )
             return
         progress = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
         valid = {f"valid_{name}": value for name, value in stats.items()}
-        self.hparams.history.append({**progress, "train_loss": self.train_loss, **valid})
+        record = {**progress, **self.state_figures(), "train_loss": self.train_loss, **valid}
+        self.hparams.history.append(record)
         self.hparams.train_logger.log_stats(
             progress, train_stats={"loss": self.train_loss}, valid_stats=stats
         )

@@ -89,6 +89,17 @@ def _partial(path: Path) -> Path:
     return path.with_name(PARTIAL_PREFIX + path.name)
 
 
+def recorded_history(folder: str | os.PathLike) -> list[dict]:
+    """Read the records of a run's epochs from its newest checkpoint.
+
+    FileNotFoundError if the folder of checkpoints holds none.
+    """
+    newest = Checkpointer(folder).find_checkpoint() if Path(folder).is_dir() else None
+    if newest is None or "history" not in newest.paramfiles:
+        raise FileNotFoundError(f"expected a checkpoint with a history in {folder}, found none.")
+    return json.loads(Path(newest.paramfiles["history"]).read_text(encoding="utf-8"))
+
+
 @register_checkpoint_hooks
 class History:
     """One record per finished epoch, saved and recovered with the checkpoint.

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
 from ruamel.yaml import YAML
 
+from gemoclap_sb.evaluation.assessment import assess_pooled
 from gemoclap_sb.evaluation.figures import draw_cross_validation
+from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
 from gemoclap_sb.evaluation.report import (
     VALIDATION_NOTES,
     cross_validation_report,
     cross_validation_summary,
 )
+from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import read_json, write_json, write_text
 from gemoclap_sb.training.run_folder import (
     METRICS,
@@ -28,6 +32,7 @@ from gemoclap_sb.training.run_folder import (
     check_settings,
     is_finished,
     read_settings,
+    recorded_manifest,
 )
 
 
@@ -49,9 +54,10 @@ def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
 def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
     """Run the folds that are not finished, then write the summary; arguments of `main`.
 
-    Writes ``fold_1/`` to ``fold_N/``, ``cv_metrics.json``, ``cv_report.md`` and ``cv_folds.png``
-    into the experiment's ``run_folder``, or into ``--output_folder`` where that is given.
-    ExperimentError if ``--fold`` is given, or a finished fold has other settings.
+    Writes ``fold_1/`` to ``fold_N/``, the pooled ``predictions.csv``, ``cv_metrics.json``,
+    ``cv_report.md`` and ``cv_folds.png`` into the experiment's ``run_folder``, or into
+    ``--output_folder`` where that is given. ExperimentError if ``--fold`` is given, or a
+    finished fold has other settings.
     """
     hparams_file, _, overrides = sb.parse_arguments(list(argv))
     given = YAML(typ="safe").load(overrides) or {}
@@ -112,9 +118,12 @@ def _write_summary(
     # A preparation of the user's own may have a way of its own.
     validation = results[0]["validation"]
     notes = dict.fromkeys(note for result in results for note in result["notes"])
+    # Of a fold; the pooled test set has more speakers.
+    notes.pop(NO_INTERVALS, None)
     summary = cross_validation_summary(
         results, validation=validation if validation in VALIDATION_NOTES else None, notes=notes
     )
+    summary |= pool_folds(root, folders, results)
     title = f"{settings['experiment']}, cross-validation"
     picture = draw_cross_validation(summary, root / "cv_folds.png", title)
     command = " ".join(["python", train_script.with_name("cross_validate.py").name, *argv])
@@ -125,6 +134,32 @@ def _write_summary(
     write_json(root / "cv_metrics.json", summary)
     print(report)
     print(f"report: {root / 'cv_report.md'}")
+
+
+def pool_folds(
+    root: Path, folders: Sequence[Path], results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write the folds' predictions as one file, and say how sure the pooled figures are.
+
+    Each fold keeps the temperature of its own validation set. Nothing is written, and nothing
+    said, where a fold was tested before predictions were kept, or its manifest is gone.
+    """
+    try:
+        parts = [Predictions.read(folder / PREDICTIONS) for folder in folders]
+        calibrations = [result["calibration"] for result in results]
+        rows: dict[str, dict] = {}
+        for folder in folders:
+            rows |= recorded_manifest(folder)
+        predictions, sureness = assess_pooled(parts, calibrations, rows)
+    except (ValueError, KeyError, ExperimentError) as error:
+        print(
+            f"the folds' predictions are not pooled: {error} A fold's own command of train.py, "
+            "given again, tests it again and writes them.",
+            file=sys.stderr,
+        )
+        return {}
+    predictions.write(root / PREDICTIONS)
+    return sureness
 
 
 def _without_option(argv: Sequence[str], option: str) -> list[str]:

@@ -28,8 +28,11 @@ from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import COLUMNS, ManifestError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
+from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.figures import draw_confusion, draw_training_curves
-from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table
+from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
+from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table, uncertainty_lines
+from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import write_json
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
@@ -44,6 +47,7 @@ from gemoclap_sb.training.run_folder import (
 DEBUG_METRICS = "debug_metrics.json"
 Prepare = Callable[..., Mapping]
 History = Sequence[Mapping[str, float]]
+Assessment = tuple[Predictions, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     run = open_run(argv)
     splits = load_splits(run, prepare)
     brain = build_brain(run)
-    history = fit_and_test(brain, splits)
-    return write_result(run, splits, brain, history)
+    history, assessment = fit_and_test(brain, splits)
+    return write_result(run, splits, brain, history, assessment)
 
 
 def open_run(argv: Sequence[str] | None) -> Run:
@@ -188,8 +192,11 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
     return brain
 
 
-def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> History:
-    """Train, or go on training, and test the selected checkpoint; a record per epoch."""
+def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessment]:
+    """Train, or go on training, and test the selected checkpoint.
+
+    Returns a record per epoch, and what `gemoclap_sb.evaluation.assessment.assess` says.
+    """
     brain.fit(
         brain.hparams.epoch_counter,
         splits.datasets["train"],
@@ -199,28 +206,36 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> History:
     )
     # Taken now: the evaluation goes back to the best checkpoint, and the history with it.
     history = list(brain.hparams.history.records)
-    brain.evaluate_best(splits.datasets["test"], splits.rows["test"])
-    return history
+    # Of the validation set, only the temperature is wanted: it is evaluated in every epoch.
+    valid = brain.score_best(splits.datasets["valid"], splits.rows["valid"], logged=False)
+    test = brain.score_best(splits.datasets["test"], splits.rows["test"])
+    scale = brain.model.class_scale()
+    return history, assess(valid, test, scale, brain.labels, splits.rows["test"])
 
 
-def write_result(run: Run, splits: Splits, brain: GEmoCLAPBrain, history: History) -> dict:
-    """Write ``metrics.json`` and the pictures, print them, and end the process group."""
+def write_result(
+    run: Run, splits: Splits, brain: GEmoCLAPBrain, history: History, assessment: Assessment
+) -> dict:
+    """Write ``metrics.json``, ``predictions.csv`` and the pictures; end the process group."""
+    predictions, sureness = assessment
+    too_few = [NO_INTERVALS] if sureness["confidence_intervals"] is None else []
     best = brain.best(history)
     result = {
         **brain.metrics.to_dict(),
+        **sureness,
         "fold": run.hparams["fold"],
         "seed": run.hparams["seed"],
         "hparams_file": str(run.hparams_file),
         "experiment": run.hparams["experiment"],
         "validation": splits.validation,
-        "notes": splits.notes,
+        "notes": splits.notes + too_few,
         "epoch": best and best["epoch"],
         "valid_uar": best and best["valid_uar"],
     }
     if if_main_process():
         if not brain.debug:
             record_run(run.folder, time.monotonic() - run.started, str(brain.device))
-        _write(run.folder, brain, result, history)
+        _write(run.folder, brain, result, history, predictions)
     if torch.distributed.is_initialized():
         # Left to the interpreter's end, the group's threads can abort a process.
         ddp_barrier()
@@ -228,14 +243,23 @@ def write_result(run: Run, splits: Splits, brain: GEmoCLAPBrain, history: Histor
     return result
 
 
-def _write(folder: Path, brain: GEmoCLAPBrain, result: dict, history: History) -> None:
+def _write(
+    folder: Path,
+    brain: GEmoCLAPBrain,
+    result: dict,
+    history: History,
+    predictions: Predictions,
+) -> None:
     title = f"{result['experiment']}, fold {result['fold']}"
     picture = draw_confusion(brain.metrics, folder / "confusion.png", title=title)
     curves = draw_training_curves(history, folder / "training.png") if history else None
+    if not brain.debug:
+        predictions.write(folder / PREDICTIONS)
     # Last, because a folder that has it counts as finished; a debug run never does.
     metrics = folder / (DEBUG_METRICS if brain.debug else METRICS)
     write_json(metrics, result)
     print(f"\n{title}\n{metrics_table(brain.metrics)}")
+    print("\n".join(uncertainty_lines(result)))
     for note in filter(None, [VALIDATION_NOTES.get(result["validation"]), *result["notes"]]):
         print(f"note: {note}")
     print(f"confusion matrix: {picture}")

@@ -15,10 +15,11 @@ from speechbrain.dataio.batch import PaddedBatch, PaddedData
 from torch import LongTensor, Tensor, nn
 
 from gemoclap_sb.data.prompts import Prompts
+from gemoclap_sb.evaluation.assessment import ScoredSet
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
 from gemoclap_sb.lobes.cutting import random_crop
 from gemoclap_sb.objectives.gathering import gather_batch
-from gemoclap_sb.training.brain import ResumableBrain, unwrapped
+from gemoclap_sb.training.brain import ResumableBrain, Rows, unwrapped
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
 
@@ -29,8 +30,8 @@ class GEmoCLAPBrain(ResumableBrain):
     """Train and evaluate a contrastive language-audio model.
 
     ``modules`` holds ``clap`` (`gemoclap_sb.models.GEmoCLAP`, or anything with its methods
-    ``forward``, ``encode_classes`` and ``class_scores``). Besides what `ResumableBrain` reads,
-    ``hparams`` holds ``objective``, ``prompts`` and ``label_encoders``
+    ``forward``, ``encode_classes``, ``class_scores`` and ``class_scale``). Besides what
+    `ResumableBrain` reads, ``hparams`` holds ``objective``, ``prompts`` and ``label_encoders``
     (`gemoclap_sb.data.labels.label_encoders`). It may hold ``lr_audio`` and ``lr_text`` (learning
     rates of the encoders alone), ``select_by``, and what training hears: ``wav_augment`` (a
     SpeechBrain ``Augmenter``), ``random_speed`` (`gemoclap_sb.lobes.RandomSpeed`),
@@ -43,6 +44,11 @@ class GEmoCLAPBrain(ResumableBrain):
     def selected_by(self) -> str:
         """Figure whose best epoch is kept and tested; ``epoch`` itself for the last one."""
         return getattr(self.hparams, "select_by", "uar")
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes of the target, in the order of their indices."""
+        return list(self.hparams.label_encoders[self.target].lab2ind)
 
     @property
     def model(self) -> nn.Module:
@@ -105,14 +111,15 @@ class GEmoCLAPBrain(ResumableBrain):
     def compute_objectives(
         self, predictions: tuple[Any, dict], batch: PaddedBatch, stage: sb.Stage
     ) -> Tensor:
-        """Loss of a batch; outside of training, also the predicted classes."""
+        """Loss of a batch; outside of training, also the scores of its classes."""
         outputs, labels = predictions
         if stage == sb.Stage.TRAIN:
             if self.mixup is not None:
                 return self.mixup.of_loss(self._loss, outputs, labels)
             return self._loss(outputs, labels)
         scores = self.model.class_scores(outputs[self.target], self.classes)
-        self.predicted.append(scores.argmax(dim=-1).cpu())
+        self.ids += batch.id
+        self.scores.append(scores.float().cpu())
         self.expected.append(labels[self.target].cpu())
         return self.hparams.objective(outputs, labels)
 
@@ -125,8 +132,9 @@ class GEmoCLAPBrain(ResumableBrain):
         super().on_stage_start(stage, epoch)
         if stage == sb.Stage.TRAIN:
             return
+        self.ids: list[str] = []
         self.expected: list[LongTensor] = []
-        self.predicted: list[LongTensor] = []
+        self.scores: list[Tensor] = []
         prompts = self.hparams.prompts
         said = prompts.class_sentences(self.target) if self.target in prompts.templates else []
         self.model.eval()
@@ -137,10 +145,37 @@ class GEmoCLAPBrain(ResumableBrain):
         """WAR and UAR of the evaluation that has just run; `metrics` has the rest."""
         self.metrics: ClassificationMetrics = classification_metrics(
             torch.cat(self.expected).tolist(),
-            torch.cat(self.predicted).tolist(),
-            list(self.hparams.label_encoders[self.target].lab2ind),
+            torch.cat(self.scores).numpy().argmax(axis=1).tolist(),
+            self.labels,
         )
         return {"war": self.metrics.war, "uar": self.metrics.uar}
+
+    def state_figures(self) -> dict[str, float]:
+        """Temperatures of a model that has some: each head's ``eps_a`` and ``eps_t``."""
+        return {
+            f"temperature_{head}_{tower}": scales[head]().item()
+            for tower in ("audio", "text")
+            if (scales := getattr(self.model, f"{tower}_scales", None)) is not None
+            for head in self.model.heads
+        }
+
+    def score_best(self, dataset: Any, rows: Rows, logged: bool = True) -> ScoredSet:
+        """Go back to the checkpoint that was selected, and score a set's classes with it.
+
+        In the order of ``rows``, whatever the batches were. ExperimentError if a score is NaN
+        or infinite.
+        """
+        self.evaluate_best(dataset, rows, logged)
+        scores = torch.cat(self.scores)
+        if not torch.isfinite(scores).all():
+            raise ExperimentError(
+                "the selected model's class scores are NaN or infinite: the training diverged. "
+                "Train again with a lower learning rate, in another --output_folder."
+            )
+        places = {name: i for i, name in enumerate(self.ids)}
+        ids = [name for name in rows if name in places]
+        order = [places[name] for name in ids]
+        return ScoredSet(ids, scores[order].numpy(), torch.cat(self.expected)[order].numpy())
 
 
 def needed_labels(model: nn.Module, objective: Any, prompts: Prompts) -> list[str]:

@@ -4,8 +4,8 @@ settings.json    the resolved settings; a resumed run must have the same
 config.json      the model without its weights, for export; tokenizer/ beside it
 manifests/       train.csv, valid.csv, test.csv
 save/            checkpoints
+predictions.csv  confusion.png  training.png
 metrics.json     the result, written last: a folder that has it is finished
-confusion.png  training.png
 run.json         seconds, versions and machine; not part of the result
 """
 
@@ -20,6 +20,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
@@ -111,6 +112,26 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
 def is_finished(folder: str | os.PathLike) -> bool:
     """Whether a run's folder holds its result."""
     return (Path(folder) / METRICS).is_file()
+
+
+def recorded_manifest(folder: str | os.PathLike, split: str = "test") -> dict[str, dict[str, str]]:
+    """Read again, by ID, the rows that a run has used, without a look at their audio.
+
+    ExperimentError if the manifest is gone.
+    """
+    recorded = Path(folder) / SETTINGS
+    settings = read_json(recorded) if recorded.is_file() else {}
+    path = Path(settings.get(f"{split}_csv") or Path(folder) / "manifests" / f"{split}.csv")
+    try:
+        # As SpeechBrain reads it.
+        rows = pd.read_csv(
+            path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
+        )
+        root = settings.get("data_folder") or "$data_root"
+        rows["wav"] = [wav.replace("$data_root", root) for wav in rows["wav"]]
+        return rows.set_index("ID").to_dict("index")
+    except (OSError, ValueError, KeyError) as error:
+        raise ExperimentError(f"the run's manifest {path} cannot be read: {error}") from error
 
 
 def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:

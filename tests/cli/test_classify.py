@@ -94,3 +94,42 @@ def test_classify_another_attribute(model, audio, command):
     )
     assert status == 0
     assert {row["label"] for row in parsed(out)} <= {"F", "M"}
+
+
+def test_abstaining_says_what_was_highest(classifier, model, audio, broken, command):
+    labels, probabilities = answers(classifier, names(audio))
+    scores = sorted(probabilities.max(axis=1))
+    least = float((scores[0] + scores[1]) / 2)
+    expected = ["unsure" if row.max() < least else row.argmax() for row in probabilities]
+    expected = [LABELS[i] if i != "unsure" else i for i in expected]
+    assert expected.count("unsure") == 1
+    arguments = ["classify", audio, broken, "--model", model, "--abstain-below", least]
+
+    status, out, _ = command(*arguments, "--format", "csv")
+    assert status == 1
+    columns = ["path", "label", "highest", "score", "error", *PROBABILITIES]
+    assert out.splitlines()[0] == ",".join(columns)
+    *rows, failed = parsed(out)
+    assert [row["label"] for row in rows] == expected
+    assert [row["highest"] for row in rows] == labels
+    found = np.array([[float(row[column]) for column in PROBABILITIES] for row in rows])
+    np.testing.assert_allclose(found, probabilities, atol=1e-4)
+    assert (failed["label"], failed["highest"]) == ("", "")
+
+    *records, failed = json.loads(command(*arguments, "--format", "json")[1])
+    assert [(r["label"], r["highest"]) for r in records] == list(zip(expected, labels, strict=True))
+    assert records[0]["probabilities"].keys() == set(LABELS)
+    assert (failed["label"], failed["highest"]) == (None, None)
+
+    table = command(*arguments)[1].splitlines()
+    heading, *lines = [line.split() for line in table]
+    assert heading == ["label", "highest", *LABELS, "file"]
+    assert {line[: table[0].index("highest")][-2:] for line in table} == {"  "}
+    assert [line[:2] for line in lines[:3]] == [list(p) for p in zip(expected, labels, strict=True)]
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_abstaining_at_the_ends(model, audio, command, least):
+    arguments = ["classify", audio, "--model", model, "--format", "csv", "--abstain-below", least]
+    rows = parsed(command(*arguments)[1])
+    assert [row["label"] == "unsure" for row in rows] == [bool(least)] * 3

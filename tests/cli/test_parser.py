@@ -43,7 +43,7 @@ def test_help_and_version_load_no_torch():
 def test_every_command_has_help_with_an_example(command):
     status, out, _ = command("--help")
     assert status == 0
-    for name in ("classify", "timeline", "embed", "evaluate", "export", "info"):
+    for name in ("classify", "timeline", "embed", "evaluate", "export", "info", "plot"):
         assert f"gemoclap {name}" in out
         status, help_text, _ = command(name, "--help")
         assert status == 0
@@ -67,6 +67,14 @@ def test_every_command_has_help_with_an_example(command):
         (["classify", "a.wav", "--model", "{model}", "--labels", "a", "a=b"], "each label once"),
         (["classify", "a.wav", "--model", "{model}", "--labels", "a=", "b"], "LABEL=WORD"),
         (["classify", "a.wav", "--model", "{model}", "--templates", "so"], "where the word goes"),
+        (["classify", "a.wav", "--model", "m", "--abstain-below", "1.1"], "from 0 to 1, found 1.1"),
+        (["classify", "a.wav", "--model", "m", "--abstain-below", "nan"], "from 0 to 1, found nan"),
+        (["classify", "a.wav", "--model", "m", "--abstain-below", "half"], "found half"),
+        (
+            ["classify", "a.wav", "--model", "{model}", "--abstain-below", "0", "--labels"]
+            + ["unsure", "sure"],
+            "a class is called unsure",
+        ),
         (["timeline", "a.wav", "--model", "m", "--hop", "0"], "positive number of seconds"),
         (["timeline", "a.wav", "--model", "m", "--output", "a.jpg"], "ends in .png"),
         (["embed", "a.wav", "--model", "m"], "--output"),

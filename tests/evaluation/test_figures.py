@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import gemoclap_sb.evaluation.figures
 from gemoclap_sb.evaluation.figures import (
     draw_confusion,
     draw_cross_validation,
@@ -15,6 +16,7 @@ from gemoclap_sb.evaluation.figures import (
 )
 from gemoclap_sb.evaluation.metrics import classification_metrics
 from gemoclap_sb.evaluation.report import cross_validation_summary
+from tests.evaluation.drawn import LONG_WORDS, Drawings
 
 LABELS = ["ang", "sad"]
 
@@ -66,6 +68,39 @@ def test_training_curves(tmp_path):
     with pytest.raises(ValueError, match="entry 3 of the history lacks valid_uar"):
         draw_training_curves(history, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_curves_show_temperatures_where_they_were_kept(monkeypatch):
+    drawings = Drawings(monkeypatch, gemoclap_sb.evaluation.figures)
+    history = [
+        {"epoch": k, "train_loss": 1 / k, "valid_loss": 1.2 / k, "valid_war": 0.4, "valid_uar": u}
+        for k, u in enumerate((0.3, 0.5, 0.5), start=1)
+    ]
+    draw_training_curves(history, "curves.png")
+    assert len(drawings.figure.axes) == 2
+    # Of equals the newest, whose checkpoint is kept.
+    assert any("best UAR 50.00 %, epoch 3" in name for name in drawings.texts())
+    for record in history[1:]:
+        record |= {
+            f"temperature_{head}_{tower}": 1.1 ** record["epoch"]
+            for head in ("emotion", "gender")
+            for tower in ("audio", "text")
+        }
+    draw_training_curves(history, "curves.png")
+    axes = drawings.figure.axes[2]
+    assert len(axes.lines) == 4
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [np.nan, 1.21, 1.331])
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 4
+    assert drawings.overlapping() == drawings.outside() == []
+
+
+def test_nothing_overlaps_in_a_matrix_of_many_classes(monkeypatch):
+    drawings = Drawings(monkeypatch, gemoclap_sb.evaluation.figures)
+    for count in (2, 12):
+        labels = list(LONG_WORDS)[:count]
+        metrics = classification_metrics(range(count), range(count), labels)
+        draw_confusion(metrics, "confusion.png", "an_experiment_of_ours, fold 1")
+        assert drawings.overlapping() == drawings.outside() == []
 
 
 def test_curves_of_a_run_without_a_score(tmp_path):

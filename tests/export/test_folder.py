@@ -9,17 +9,25 @@ import sys
 import textwrap
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import load_file
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from speechbrain.inference.classifiers import EncoderClassifier
 
-from gemoclap_sb.export.folder import FILES, ExportError, export
+from gemoclap_sb.data.manifests import read_manifest
+from gemoclap_sb.evaluation.predictions import Predictions
+from gemoclap_sb.export.folder import FILES, export
 from gemoclap_sb.export.hub import push_to_hub
+from gemoclap_sb.export.trained import ExportError
+from gemoclap_sb.inference import GEmoCLAPClassifier
 from gemoclap_sb.lobes import MaskedMeanPooling, ResNetEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
+from gemoclap_sb.models.building import ConfigurationError
 from gemoclap_sb.models.configuration import read_config, write_run_config
 from tests.run_folders import (
     LABELS,
@@ -162,6 +170,69 @@ def test_config_describes_the_run(exported, models):
     assert "hparams_file" not in config["metrics"]
     scale = models["scratch"].audio_scales["emotion"]().item()
     assert config["temperatures"]["emotion"]["audio"] == pytest.approx(scale)
+
+
+@pytest.fixture(scope="module")
+def calibrated(small_run, tmp_path_factory):
+    """The export of a run that was trained and tested."""
+    return export(small_run[0], tmp_path_factory.mktemp("calibrated") / "model")
+
+
+def test_exported_model_gives_the_probabilities_of_the_test(calibrated, small_run, small_manifests):
+    """By each way of loading it; and the temperature is the one that validation asks for."""
+    classifier = GEmoCLAPClassifier.from_pretrained(calibrated, device="cpu")
+    stock = EncoderClassifier.from_hparams(source=str(calibrated))
+    test = read_manifest(small_manifests["test_csv"], small_manifests["data_root"])
+    expected = Predictions.read(small_run[0] / "predictions.csv")
+    assert list(expected.ids) == [*test]
+    paths = [row["wav"] for row in test.values()]
+    found = [[*row.probabilities.values()] for row in classifier.classify_files(paths)]
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
+    for path, probabilities in zip(paths[:2], expected.probabilities, strict=False):
+        posteriors = stock.classify_file(path)[0].exp()[0]
+        np.testing.assert_allclose(posteriors, probabilities, atol=1e-5)
+
+    valid = read_manifest(small_manifests["valid_csv"], small_manifests["data_root"])
+    embeddings = classifier.embed_files([row["wav"] for row in valid.values()])
+    scores = (embeddings @ classifier.mods.classifier.classes.T).numpy()
+    targets = [LABELS.index(row["emotion"]) for row in valid.values()]
+    scale = json.loads((small_run[0] / "metrics.json").read_text())["calibration"]["scale"]
+    losses = {
+        factor: log_loss(targets, softmax(factor * scale * scores, axis=1), labels=range(4))
+        for factor in (0.9, 1.0, 1.1)
+    }
+    assert min(losses, key=losses.get) == 1.0
+
+
+def test_words_of_ones_own_have_the_same_temperature(calibrated, small_run):
+    scale = json.loads((small_run[0] / "metrics.json").read_text())["calibration"]["scale"]
+    assert read_config(calibrated / "config.json")["calibration"] == {"emotion": scale}
+    classifier = GEmoCLAPClassifier.from_pretrained(calibrated, device="cpu")
+    wavs, words = torch.randn(1, 8000), ["bored", "afraid"]
+    found = classifier.classify_batch(wavs, labels=words, templates=["so {}"])[0]
+    cosines = classifier.encode_batch(wavs)[0] @ classifier.encode_text(["so bored", "so afraid"]).T
+    torch.testing.assert_close(found.exp(), (scale * cosines).softmax(dim=-1))
+
+
+def test_card_states_calibration_and_intervals(calibrated, small_run):
+    metrics = json.loads((small_run[0] / "metrics.json").read_text())
+    card = (calibrated / "README.md").read_text()
+    after = metrics["calibration"]["after"]
+    for text in (
+        f"expected calibration error {100 * after['ece']:.2f} %",
+        f"negative log-likelihood {after['nll']:.3f}",
+        "interval over 2 speakers",
+        "UAR of women",
+    ):
+        assert text in card
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0, "high", None])
+def test_calibration_that_is_none_is_refused(calibrated, tmp_path, scale):
+    config = json.loads((calibrated / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "calibration": {"emotion": scale}}))
+    with pytest.raises(ConfigurationError, match="calibration"):
+        read_config(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("kind", KINDS)

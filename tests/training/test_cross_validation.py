@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
-from gemoclap_sb.training.cross_validation import main
+from gemoclap_sb.training.cross_validation import main, pool_folds
 from tests.conftest import load_script
 from tests.run_folders import ROOT, tiny_run
 
@@ -48,8 +49,33 @@ def test_folds_that_are_missing_run_and_the_summary_is_of_all(small_run, small_c
     assert summary["pooled"]["uar"] == pytest.approx(recalls.mean())
     report = (root / "cv_report.md").read_text()
     assert f"{100 * summary['pooled']['uar']:.2f}" in report
+
+    parts = [pd.read_csv(root / f"fold_{k}/predictions.csv", dtype=str) for k in (1, 2)]
+    pooled = pd.read_csv(root / "predictions.csv", dtype=str)
+    assert pooled.equals(pd.concat(parts, ignore_index=True))
+    assert np.mean(pooled.true == pooled.predicted) == pytest.approx(summary["pooled"]["war"])
+    intervals, calibration = summary["confidence_intervals"], summary["calibration"]
+    assert intervals["speakers"] == 4
+    assert intervals["war"][0] <= summary["pooled"]["war"] <= intervals["war"][1]
+    sizes = [len(part) for part in parts]
+    for when in ("before", "after"):
+        losses = [fold["calibration"][when]["nll"] for fold in folds]
+        expected = np.average(losses, weights=sizes)
+        assert calibration[when]["nll"] == pytest.approx(expected, rel=1e-6)
+    low, high = intervals["war"]
+    assert f"over 4 speakers: WAR {100 * low:.2f} to {100 * high:.2f} %" in report
     assert "python cross_validate.py" in report
     assert (root / "cv_folds.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_folds_without_predictions_are_not_pooled(small_run, tmp_path, capsys):
+    old = tmp_path / "fold_2"
+    shutil.copytree(small_run[0], old)
+    (old / "predictions.csv").unlink()
+    result = json.loads((old / "metrics.json").read_text())
+    assert pool_folds(tmp_path, [small_run[0], old], [result, result]) == {}
+    assert f"no file {old / 'predictions.csv'}" in capsys.readouterr().err
+    assert not (tmp_path / "predictions.csv").exists()
 
 
 def test_finished_folds_of_other_settings_are_refused(small_run, small_corpus, capsys):

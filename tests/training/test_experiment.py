@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,10 +18,15 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, log_loss
 
 import gemoclap_sb.training.experiment
 import gemoclap_sb.training.gemoclap_brain
 from gemoclap_sb.evaluation.metrics import classification_metrics
+from gemoclap_sb.evaluation.predictions import Predictions
+from gemoclap_sb.evaluation.uncertainty import confidence_intervals
+from gemoclap_sb.models import GEmoCLAP
+from gemoclap_sb.training.checkpoints import recorded_history
 from gemoclap_sb.training.experiment import main
 from tests.run_folders import ROOT, TINY, tiny_run
 
@@ -56,6 +62,10 @@ def metrics_of(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
+def predictions_of(folder: Path) -> str:
+    return (folder / "predictions.csv").read_text()
+
+
 def test_result_has_what_the_contract_says(small_run, small_manifests):
     folder, printed = small_run
     result = metrics_of(folder)
@@ -76,6 +86,94 @@ def test_result_has_what_the_contract_says(small_run, small_manifests):
         assert words in printed
     for picture in ("confusion.png", "training.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_everything_follows_from_the_predictions(small_run, small_manifests):
+    """By pandas, scikit-learn and NumPy alone."""
+    result = metrics_of(small_run[0])
+    rows = pd.read_csv(small_run[0] / "predictions.csv", dtype={"ID": str})
+    test = pd.read_csv(small_manifests["test_csv"], dtype=str)
+    labels = result["labels"]
+    assert list(rows) == ["ID", "true", "predicted", *labels]
+    assert rows.ID.tolist() == test.ID.tolist()
+    assert rows.true.tolist() == test.emotion.tolist()
+    assert result["war"] == pytest.approx(accuracy_score(rows.true, rows.predicted))
+    assert result["uar"] == pytest.approx(balanced_accuracy_score(rows.true, rows.predicted))
+    confusion = confusion_matrix(rows.true, rows.predicted, labels=labels)
+    assert result["confusion"] == confusion.tolist()
+
+    probabilities = rows[labels].to_numpy()
+    assert rows.predicted.tolist() == [labels[i] for i in probabilities.argmax(axis=1)]
+    calibration = result["calibration"]
+    factor = calibration["own_scale"] / calibration["scale"]
+    powers = probabilities**factor
+    for when, of in (
+        ("after", probabilities),
+        ("before", powers / powers.sum(axis=1, keepdims=True)),
+    ):
+        confidence, correct = of.max(axis=1), (rows.true == rows.predicted).to_numpy()
+        gaps = []
+        for m in range(15):
+            inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
+            if inside.any():
+                gap = abs(correct[inside].mean() - confidence[inside].mean())
+                gaps.append(inside.mean() * gap)
+        assert calibration[when]["ece"] == pytest.approx(sum(gaps), rel=1e-9)
+        index = [labels.index(label) for label in rows.true]
+        loss = log_loss(index, of, labels=range(len(labels)))
+        assert calibration[when]["nll"] == pytest.approx(loss, rel=1e-6)
+
+    predictions = Predictions.read(small_run[0] / "predictions.csv")
+    found = confidence_intervals(predictions, test.spk_id.tolist())
+    assert result["confidence_intervals"] == found
+    assert found["speakers"] == test.spk_id.nunique() == 2
+    genders = result["uar_by_gender"]
+    assert genders["classes"] == labels
+    for gender in "FM":
+        of = (test.gender == gender).to_numpy()
+        expected = balanced_accuracy_score(rows.true[of], rows.predicted[of])
+        assert genders[gender] == pytest.approx(expected)
+    assert genders["gap"] == pytest.approx(genders["F"] - genders["M"])
+
+
+def test_the_test_is_logged_once_and_validation_with_its_epochs(small_run):
+    log = (small_run[0] / "train_log.txt").read_text().splitlines()
+    assert len(log) == TINY["number_of_epochs"] + 1
+    assert [line.count("test uar") for line in log] == [0] * TINY["number_of_epochs"] + [1]
+
+
+def test_history_has_the_temperatures(small_run):
+    history = recorded_history(small_run[0] / "save")
+    assert [record["epoch"] for record in history] == [1, 2]
+    [newest] = [p for p in (small_run[0] / "save").glob("CKPT*") if "epoch: 2" in meta_of(p)]
+    state = torch.load(newest / "clap.ckpt", weights_only=True)
+    for tower in ("audio", "text"):
+        expected = state[f"{tower}_scales.emotion.log_scale"].exp().item()
+        assert history[-1][f"temperature_emotion_{tower}"] == pytest.approx(expected)
+
+
+def meta_of(checkpoint: Path) -> str:
+    return (checkpoint / "CKPT.yaml").read_text()
+
+
+def test_one_speaker_has_no_intervals(small_manifests, tmp_path, capsys):
+    rows = pd.read_csv(small_manifests["test_csv"], dtype=str, keep_default_na=False)
+    rows[rows.spk_id == rows.spk_id[0]].to_csv(tmp_path / "test.csv", index=False)
+    manifests = {**small_manifests, "test_csv": tmp_path / "test.csv"}
+    assert main(None, own_manifests(manifests, tmp_path / "run", number_of_epochs=1)) == 0
+    result = metrics_of(tmp_path / "run")
+    assert result["confidence_intervals"] is None
+    assert result["uar_by_gender"] is None
+    assert "fewer than two" in result["notes"][-1]
+    assert "fewer than two" in capsys.readouterr().out
+
+
+def test_diverged_model_is_no_result(small_manifests, tmp_path, monkeypatch, capsys):
+    scores = GEmoCLAP.class_scores
+    monkeypatch.setattr(GEmoCLAP, "class_scores", lambda *a: scores(*a) * math.nan)
+    assert main(None, own_manifests(small_manifests, tmp_path / "run", number_of_epochs=1)) == 2
+    assert "the training diverged" in capsys.readouterr().err
+    assert not (tmp_path / "run/metrics.json").exists()
 
 
 def test_best_validation_uar_is_tested(small_run):
@@ -122,7 +220,7 @@ def test_same_seed_same_result(small_run, small_corpus, tmp_path):
     """In another process too."""
     folder, again = small_run[0], tmp_path / "again"
     finish(start(tiny_run(again, data_folder=small_corpus)))
-    for name in ("metrics.json", "train_log.txt"):
+    for name in ("metrics.json", "predictions.csv", "train_log.txt"):
         assert (again / name).read_text() == (folder / name).read_text()
 
 
@@ -149,6 +247,7 @@ def test_killed_and_resumed_gives_the_result_of_an_uninterrupted_run(
         seen = {path.name for path in (folder / "save").glob("*")}
     finish(start(command))
     assert metrics_of(folder) == metrics_of(small_run[0])
+    assert predictions_of(folder) == predictions_of(small_run[0])
 
 
 def test_finished_run_can_be_asked_again(small_run, small_corpus, iemocap_prepare, tmp_path):
@@ -167,9 +266,11 @@ def test_finished_run_can_be_asked_again(small_run, small_corpus, iemocap_prepar
         assert now in text
         text = text.replace(now, then)
     (folder / "settings.json").write_text(text)
+    (folder / "predictions.csv").unlink()
     command = tiny_run(folder, data_folder=small_corpus)
     assert main(iemocap_prepare.prepare_iemocap, command) == 0
     assert metrics_of(folder) == metrics_of(small_run[0])
+    assert predictions_of(folder) == predictions_of(small_run[0])
 
 
 def test_other_settings_in_the_same_folder_are_refused(small_run, small_corpus, capsys):
@@ -249,13 +350,16 @@ def test_debug_run_never_counts_as_finished(small_manifests, tmp_path):
     # Two batches of 32 at most, and no checkpoint left behind.
     assert json.loads((folder / "debug_metrics.json").read_text())["n_test"] <= 64
     assert not (folder / "metrics.json").exists()
+    assert not (folder / "predictions.csv").exists()
     assert not list((folder / "save").glob("CKPT*"))
 
 
 def test_validating_on_ones_own_test_manifest_is_said(small_manifests, tmp_path, capsys):
     both = {**small_manifests, "valid_csv": small_manifests["test_csv"]}
     assert main(None, own_manifests(both, tmp_path / "run", number_of_epochs=1)) == 0
-    assert "chosen on the test side itself" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "chosen on the test side itself" in printed
+    assert "the temperature of the probabilities fitted there" in printed
 
 
 def test_validation_on_the_test_session_is_said(small_corpus, iemocap_prepare, tmp_path, capsys):
