@@ -102,7 +102,7 @@ def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Pat
         axes.set_ylabel(unit, color=INK)
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.legend(frameon=False, labelcolor=INK)
-        _tidy(axes)
+        tidy_axes(axes)
     return save_figure(figure, path)
 
 
@@ -147,7 +147,7 @@ def draw_cross_validation(
     bars.set_ylabel("%", color=INK)
     bars.legend(frameon=False, ncols=2, loc="upper center", labelcolor=INK)
     bars.set_title("Each fold, and the mean (dashed)", color=PALE, fontsize=10, pad=10)
-    _tidy(bars)
+    tidy_axes(bars)
     _confusion_on(matrix, whole)
     matrix.set_title(
         f"Pooled: WAR {percent(whole.war)}   UAR {percent(whole.uar)}   n = {whole.n_test}",
@@ -176,7 +176,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def _tidy(axes: Axes) -> None:
+def tidy_axes(axes: Axes) -> None:
     """Keep of the frame what carries information."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE)
