@@ -105,6 +105,21 @@ class Comparison:
         return list(dict.fromkeys(cell.encoder for cell in self.cells))
 
     @property
+    def seeds(self) -> list[int]:
+        """Seeds, which are those of every cell."""
+        return list(self.cells[0].scores)
+
+    @property
+    def number_of_folds(self) -> int:
+        """How many folds a seed has."""
+        return len(self.cells[0].scores[self.seeds[0]])
+
+    @property
+    def deviation_over(self) -> str:
+        """What the standard deviations are over."""
+        return "seeds" if len(self.seeds) > 1 else "folds"
+
+    @property
     def notes(self) -> list[str]:
         """What the folds' notes say, each once."""
         scores = [score for cell in self.cells for folds in cell.scores.values() for score in folds]

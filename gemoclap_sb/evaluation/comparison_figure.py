@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Told apart by shape and, printed in grey, by darkness too.
-STYLES = (("o", "#86b2d3"), ("s", "#e08e45"), ("D", "#184e77"), ("^", "#6b7a88"), ("v", "#22303c"))
+STYLES = (("o", "#5a94bd"), ("s", "#e08e45"), ("D", "#184e77"), ("^", "#6b7a88"), ("v", "#22303c"))
 
 
 def draw_comparison(
@@ -35,6 +35,9 @@ def draw_comparison(
     panels = figure.subplots(2, 1, sharex=True)
     for axes, name in zip(panels, SCORES, strict=True):
         _draw_score(axes, comparison, name)
+    panels[0].set_title(
+        f"Error bars: standard deviation over {comparison.deviation_over}", color=PALE, fontsize=10
+    )
     names = [comparison.names.get(encoder, encoder) for encoder in comparison.encoders]
     panels[-1].set_xticks(range(len(names)), names)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -10,7 +10,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from io import StringIO
 
-from gemoclap_sb.evaluation.comparison import SCORES, Comparison, PairedTest, paired_test
+from gemoclap_sb.evaluation.comparison import SCORES, Comparison, paired_test
 from gemoclap_sb.evaluation.report import markdown_table
 
 EMPTY = "–"
@@ -63,7 +63,7 @@ def comparison_markdown(comparison: Comparison, title: str, picture: str | None 
     heading, rows = _tests(comparison)
     if rows:
         lines += ["", "## Between objectives", "", *markdown_table(heading, rows), "", TEST_NOTE]
-    if len(_seeds(comparison)) > 1:
+    if len(comparison.seeds) > 1:
         lines += ["", "## Each seed", "", *markdown_table(*_each_seed(comparison)), ""]
         lines += ["Mean ± standard deviation over the folds of a seed (ddof = 1), in %."]
     return "\n".join(lines) + "\n"
@@ -86,9 +86,14 @@ def comparison_csv(comparison: Comparison) -> str:
         heading += [f"paper_{name}_percent", f"{name}_difference_points"]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heading)
-    over = "folds" if len(_seeds(comparison)) == 1 else "seeds"
     for cell in comparison.cells:
-        row = [cell.objective, cell.encoder, cell.finished, cell.expected, over]
+        row = [
+            cell.objective,
+            cell.encoder,
+            cell.finished,
+            cell.expected,
+            comparison.deviation_over,
+        ]
         for name in SCORES:
             mean, std = cell.mean_and_std(name) or (None, None)
             published = comparison.published_score(cell, name)
@@ -106,8 +111,8 @@ def comparison_latex(comparison: Comparison, title: str, label: str) -> str:
     >>> from gemoclap_sb.evaluation.comparison import Cell, FoldScore
     >>> cell = Cell("emo", "my_encoder", {1: [FoldScore(0.75, 0.5, 10, 40)]})
     >>> text = comparison_latex(Comparison([cell]), "Demo", "demo")
-    >>> print(text.splitlines()[9])
-    emo & my\_encoder & 1 of 1 & 75.00 & 50.00 \\
+    >>> print(text.splitlines()[10])
+    my\_encoder & 1 of 1 & 75.00 & 50.00 \\
     """
     caption = " ".join([f"{title}.", _caption(comparison), *comparison.notes])
     lines = ["% \\usepackage{booktabs}", *_latex_table(*_cells(comparison), caption, label)]
@@ -131,17 +136,25 @@ def escape_latex(text: str) -> str:
 def _latex_table(
     heading: Sequence[str], rows: Iterable[Sequence[str]], caption: str, label: str
 ) -> list[str]:
-    """Lay out one floating table; a gap where the first column changes."""
-    lines = [r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
+    """Lay out one table over the whole page; the first column becomes lines above its rows."""
+    # The footnote's size, so that it fits the text of a plain article.
+    lines = [r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
     lines += [rf"\caption{{{escape_latex(caption)}}}", rf"\label{{tab:{label}}}"]
-    lines += [rf"\begin{{tabular}}{{ll{'r' * (len(heading) - 2)}}}", r"\toprule"]
-    before = None
-    for row in [heading, *rows]:
-        if before is not None and row[0] != before:
-            lines.append(r"\midrule" if before == heading[0] else r"\addlinespace")
-        before = row[0]
-        lines.append(" & ".join(map(escape_latex, row)) + r" \\")
-    return [*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(heading) - 2)}}}", r"\toprule"]
+    lines += [_latex_row(heading[1:]), r"\midrule"]
+    group = None
+    for row in rows:
+        if row[0] != group:
+            lines += [] if group is None else [r"\addlinespace"]
+            group = row[0]
+            name = rf"\emph{{{escape_latex(group)}}}"
+            lines.append(rf"\multicolumn{{{len(heading) - 1}}}{{l}}{{{name}}} \\")
+        lines.append(_latex_row(row[1:]))
+    return [*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"]
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(escape_latex, cells)) + r" \\"
 
 
 def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -150,7 +163,7 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for name in SCORES:
         heading.append(name.upper())
         if comparison.published:
-            heading += [f"{name.upper()}, paper†", "difference"]
+            heading += ["paper†", "difference"]
     rows = []
     for cell in comparison.cells:
         row = [comparison.names.get(name, name) for name in (cell.objective, cell.encoder)]
@@ -168,18 +181,18 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def _tests(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of the tests between the objectives of each encoder."""
-    heading = ["encoder", "objectives", "folds"]
-    for name in SCORES:
-        heading += [f"{name.upper()} difference", "95 % interval", "p"]
     rows = []
     for cell, other in comparison.pairs():
-        objectives = [comparison.names.get(one.objective, one.objective) for one in (cell, other)]
-        encoder = comparison.names.get(cell.encoder, cell.encoder)
-        tests = [paired_test(cell, other, name) for name in SCORES]
-        folds = len(next(iter(cell.scores.values())))
-        row = [encoder, f"{objectives[0]} − {objectives[1]}", f"{tests[0].pairs} of {folds}"]
-        rows.append(row + sum(map(_test, tests), []))
-    return heading, rows
+        encoder, *objectives = (
+            comparison.names.get(name, name)
+            for name in (cell.encoder, cell.objective, other.objective)
+        )
+        for name in SCORES:
+            test = paired_test(cell, other, name)
+            row = [encoder, " − ".join(objectives), name.upper()]
+            row += [f"{test.pairs} of {comparison.number_of_folds}", _signed(test.difference)]
+            rows.append(row + [_interval(test.interval), _p(test.p)])
+    return ["encoder", "objectives", "metric", "folds", "difference", "95 % interval", "p"], rows
 
 
 def _each_seed(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -196,7 +209,7 @@ def _each_seed(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def _caption(comparison: Comparison) -> str:
     """Say what the numbers of the cells are."""
-    seeds, folds = _seeds(comparison), len(next(iter(comparison.cells[0].scores.values())))
+    seeds, folds = comparison.seeds, comparison.number_of_folds
     if len(seeds) == 1:
         over = f"over the {folds} folds of seed {seeds[0]}"
     else:
@@ -213,15 +226,14 @@ def _caption(comparison: Comparison) -> str:
     return text
 
 
-def _seeds(comparison: Comparison) -> list[int]:
-    return list(comparison.cells[0].scores)
+def _interval(interval: tuple[float, float] | None) -> str:
+    """Give an interval in points, or a dash."""
+    return EMPTY if interval is None else f"[{_signed(interval[0])}, {_signed(interval[1])}]"
 
 
-def _test(test: PairedTest) -> list[str]:
-    """Difference, interval and p of a test."""
-    interval = test.interval and f"{_signed(test.interval[0])} to {_signed(test.interval[1])}"
-    p = EMPTY if test.p is None else "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
-    return [_signed(test.difference), interval or EMPTY, p]
+def _p(p: float | None) -> str:
+    """Give a p value, or a dash."""
+    return EMPTY if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _spread(mean_and_std: tuple[float, float | None] | None) -> str:
