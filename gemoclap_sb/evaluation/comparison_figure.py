@@ -41,8 +41,10 @@ def draw_comparison(
     names = [comparison.names.get(encoder, encoder) for encoder in comparison.encoders]
     panels[-1].set_xticks(range(len(names)), names)
     handles, labels = panels[0].get_legend_handles_labels()
+    # A column for each objective: ours, and below it the paper's.
+    columns = len(comparison.objectives)
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, labelcolor=INK
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK
     )
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     return save_figure(figure, path)

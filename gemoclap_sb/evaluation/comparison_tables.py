@@ -111,7 +111,7 @@ def comparison_latex(comparison: Comparison, title: str, label: str) -> str:
     >>> from gemoclap_sb.evaluation.comparison import Cell, FoldScore
     >>> cell = Cell("emo", "my_encoder", {1: [FoldScore(0.75, 0.5, 10, 40)]})
     >>> text = comparison_latex(Comparison([cell]), "Demo", "demo")
-    >>> print(text.splitlines()[10])
+    >>> print(text.splitlines()[11])
     my\_encoder & 1 of 1 & 75.00 & 50.00 \\
     """
     caption = " ".join([f"{title}.", _caption(comparison), *comparison.notes])
@@ -139,7 +139,7 @@ def _latex_table(
     """Lay out one table over the whole page; the first column becomes lines above its rows."""
     # The footnote's size, so that it fits the text of a plain article.
     lines = [r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
-    lines += [rf"\caption{{{escape_latex(caption)}}}", rf"\label{{tab:{label}}}"]
+    lines += [rf"\caption{{{escape_latex(caption)}}}", rf"\label{{tab:{label}}}", r"\smallskip"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(heading) - 2)}}}", r"\toprule"]
     lines += [_latex_row(heading[1:]), r"\midrule"]
     group = None
@@ -216,7 +216,7 @@ def _caption(comparison: Comparison) -> str:
         over = f"over the means of the seeds {', '.join(map(str, seeds))}, each over {folds} folds"
     text = (
         f"WAR (accuracy) and UAR (mean of the per-class recalls) in %, mean ± standard deviation "
-        f"{over} (ddof = 1). {EMPTY}: not all folds are there; their number says how many are."
+        f"{over} (ddof = 1). A dash: not all folds are there; their number says how many are."
     )
     if comparison.published:
         text += (
