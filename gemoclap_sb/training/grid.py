@@ -19,6 +19,7 @@ from pathlib import Path
 
 import speechbrain as sb
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.comparison import Cell, Comparison, FoldScore, Published
@@ -281,9 +282,12 @@ def _check_keys(passed: Sequence[str], keys: Mapping[str, set[str]]) -> set[str]
 def _overrides(options: Sequence[str]) -> dict:
     """Read the YAML keys among options; those of SpeechBrain are none."""
     _, _, text = sb.parse_arguments(["no.yaml", *options])
-    given = YAML(typ="safe").load(text) or {}
+    try:
+        given = YAML(typ="safe").load(text) or {}
+    except YAMLError as error:
+        given = error
     if not isinstance(given, dict):
-        raise ExperimentError(f"expected --key value, found {text!r}.")
+        raise ExperimentError(f"expected --key value, each key once; found {' '.join(options)}.")
     return given
 
 
