@@ -149,8 +149,8 @@ def plan(train_script: Path, options: argparse.Namespace, passed: Sequence[str])
                     own += ["--audio_source", sources[encoder]]
                 argv = [*_without(passed, given - keys), *own]
                 settings = read_settings(path, _overrides(argv))
-                if not (settings.get("data_folder") or options.list or options.tables_only):
-                    raise ExperimentError("no data: give --data_folder (the corpus's folder).")
+                if not (options.list or options.tables_only):
+                    _check_data(settings.get("data_folder"))
                 argv += [] if options.jobs is None else ["--jobs", options.jobs]
                 folds = int(settings["number_of_folds"])
                 runs.append(GridRun(objective, encoder, seed, folder, folds, [str(path), *argv]))
@@ -218,12 +218,13 @@ def _parser(table: Table) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--objectives", type=_listed_names, default=list(table.objectives), help="a,b,c")
-    add("--encoders", type=_listed_names, default=list(table.encoders), help="a,b,c")
+    for name in ("objectives", "encoders"):
+        every = getattr(table, name)
+        add(f"--{name}", type=_listed_names, default=list(every), help=",".join(every))
     add("--seeds", type=_listed_seeds, default=[1, 2, 3], help="1,2,3")
-    add("--audio_source", help="encoder=hub id or folder, for each: a=PATH,b=PATH")
-    add("--output_folder", default=f"results/{table.name}")
-    add("--jobs", help="folds side by side, for cross_validate.py")
+    add("--audio_source", help="ENCODER=PATH,ENCODER=PATH: hub ids or folders")
+    add("--output_folder", default=f"results/{table.name}", help=f"results/{table.name}")
+    add("--jobs", help="folds side by side, as cross_validate.py takes it")
     add("--list", action="store_true", help="list the runs and what is finished, and end")
     add("--tables_only", action="store_true", help="write the tables from what is there")
     return parser
@@ -277,6 +278,14 @@ def _check_keys(passed: Sequence[str], keys: Mapping[str, set[str]]) -> set[str]
         if lacking:
             print(f"note: {', '.join(lacking)} run without --{key}, no key of theirs.")
     return set(given)
+
+
+def _check_data(folder: str | None) -> None:
+    """Refuse what would let every run fail."""
+    if not folder:
+        raise ExperimentError("no data: give --data_folder (the corpus's folder).")
+    if not Path(folder).is_dir():
+        raise ExperimentError(f"--data_folder: no folder {folder} (seen from {Path.cwd()}).")
 
 
 def _overrides(options: Sequence[str]) -> dict:

@@ -37,6 +37,8 @@ def test_a_cell_that_lacks_a_fold_leaves_its_place_empty(tmp_path):
 def test_the_papers_figures_are_there_before_ours(tmp_path):
     cells = [Cell(name, "wavlm", {1: [None]}) for name in ("emo", "sl")]
     with_paper = draw_comparison(Comparison(cells, PAPER), tmp_path / "paper.png")
-    without = draw_comparison(Comparison(cells), tmp_path / "nothing.png")
+    # The same legend, and nothing else.
+    nothing = Comparison(cells, Published("A paper", {}))
+    without = draw_comparison(nothing, tmp_path / "nothing.png")
     for _, colour in STYLES[:2]:
         assert inked(with_paper, colour) > inked(without, colour) + 50
