@@ -1,0 +1,78 @@
+"""A comparison as one picture: ours with error bars beside the published figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gemoclap_sb.evaluation.comparison import SCORES, Comparison
+from gemoclap_sb.evaluation.figures import INK, PALE, new_figure, save_figure, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Told apart by shape and, printed in grey, by darkness too.
+STYLES = (("o", "#5a94bd"), ("s", "#e08e45"), ("D", "#184e77"), ("^", "#6b7a88"), ("v", "#22303c"))
+
+
+def draw_comparison(
+    comparison: Comparison, path: str | Path, title: str = "Objectives and encoders"
+) -> Path:
+    """Draw WAR and UAR of all cells, grouped by encoder, and return the path of the PNG.
+
+    Filled: ours, with the standard deviation of the tables. Open, to the right of it: the
+    published figure. A cell that lacks a fold leaves its place empty.
+
+    Examples
+    --------
+    >>> from gemoclap_sb.evaluation.comparison import Cell, FoldScore
+    >>> cell = Cell("emo", "wavlm", {1: [FoldScore(0.75, 0.5, 10, 40)]})
+    >>> draw_comparison(Comparison([cell]), getfixture("tmp_path") / "table.png").name
+    'table.png'
+    """
+    slots = len(comparison.encoders) * (len(comparison.objectives) + 1)
+    figure = new_figure(max(6.5, 0.5 * slots + 1.5), 7.5)
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, name in zip(panels, SCORES, strict=True):
+        _draw_score(axes, comparison, name)
+    panels[0].set_title(
+        f"Error bars: standard deviation over {comparison.deviation_over}", color=PALE, fontsize=10
+    )
+    names = [comparison.names.get(encoder, encoder) for encoder in comparison.encoders]
+    panels[-1].set_xticks(range(len(names)), names)
+    handles, labels = panels[0].get_legend_handles_labels()
+    # A column for each objective: ours, and below it the paper's.
+    columns = len(comparison.objectives)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK
+    )
+    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    return save_figure(figure, path)
+
+
+def _draw_score(axes: Axes, comparison: Comparison, name: str) -> None:
+    """Draw one score: a group for each encoder, a place in it for each objective."""
+    step = 0.8 / len(comparison.objectives)
+    for number, objective in enumerate(comparison.objectives):
+        shape, colour = STYLES[number % len(STYLES)]
+        own = {"color": colour, "marker": shape, "markersize": 8, "linestyle": "none"}
+        called = comparison.names.get(objective, objective)
+        # Drawn empty, so that the legend is the same whatever is there.
+        axes.plot([], [], label=f"{called}, ours", markeredgecolor=INK, **own)
+        if comparison.published:
+            axes.plot([], [], label=f"{called}, paper", markerfacecolor="white", **own)
+        for group, encoder in enumerate(comparison.encoders):
+            cell = comparison.cell(objective, encoder)
+            place = group + (number - (len(comparison.objectives) - 1) / 2) * step
+            if found := cell.mean_and_std(name):
+                mean, std = found
+                bar = {"ecolor": INK, "elinewidth": 1.2, "capsize": 3, "markeredgecolor": INK}
+                axes.errorbar(place - step / 6, 100 * mean, 100 * (std or 0.0), **own, **bar)
+            if (published := comparison.published_score(cell, name)) is not None:
+                open_style = {"markerfacecolor": "white", "markeredgewidth": 1.6}
+                axes.plot(place + step / 6, 100 * published, **own, **open_style)
+    for border in range(1, len(comparison.encoders)):
+        axes.axvline(border - 0.5, color=PALE, linewidth=0.6, linestyle=":")
+    axes.set_xlim(-0.5, len(comparison.encoders) - 0.5)
+    axes.set_ylabel(f"{name.upper()} (%)", color=INK)
+    tidy(axes)
