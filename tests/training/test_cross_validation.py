@@ -58,7 +58,7 @@ def test_finished_folds_of_other_settings_are_refused(small_run, small_corpus, c
     assert "alpha_e (was 0.9, now 0.5)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("corpus", ["IEMOCAP", "RAVDESS"])
+@pytest.mark.parametrize("corpus", ["IEMOCAP", "RAVDESS", "nEMO"])
 def test_every_way_of_validation_has_its_sentence(corpus):
     script = next((ROOT / f"recipes/{corpus}/gemoclap").glob("*_prepare.py"))
     assert set(load_script(script).VALIDATIONS) <= set(VALIDATION_NOTES)
