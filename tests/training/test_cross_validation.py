@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+import gemoclap_sb.training.cross_validation
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
 from gemoclap_sb.training.cross_validation import main
 from tests.conftest import load_script
@@ -52,6 +53,26 @@ def test_folds_that_are_missing_run_and_the_summary_is_of_all(small_run, small_c
     assert (root / "cv_folds.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_jobs_are_no_part_of_what_was_run(small_run, small_corpus, tmp_path, monkeypatch):
+    asked = []
+
+    def copied_folds(folds, jobs, total):
+        asked.append((jobs, total))
+        for fold in folds:
+            assert not any("jobs" in word for word in fold.command)
+            shutil.copytree(small_run[0], fold.folder)
+            result = json.loads((fold.folder / "metrics.json").read_text())
+            (fold.folder / "metrics.json").write_text(json.dumps(result | {"fold": fold.number}))
+        return 0
+
+    monkeypatch.setattr(gemoclap_sb.training.cross_validation, "run_folds", copied_folds)
+    assert main(SCRIPT, tiny_run(tmp_path, "--jobs", "3", data_folder=small_corpus)) == 0
+    assert asked == [(3, 2)]
+    report = (tmp_path / "cv_report.md").read_text()
+    assert "python cross_validate.py" in report
+    assert "jobs" not in report
+
+
 def test_finished_folds_of_other_settings_are_refused(small_run, small_corpus, capsys):
     command = tiny_run(small_run[0].parent, data_folder=small_corpus, alpha_e=0.5)
     assert main(SCRIPT.with_name("train.py"), command) == 2
@@ -70,6 +91,7 @@ def test_every_way_of_validation_has_its_sentence(corpus):
         (["--fold", "3"], "leave --fold out"),
         (["--debug"], "no result to sum up"),
         (["--train_csv", "a.csv"], "one split"),
+        (["--jobs", "0"], "expected 1 or more, found 0"),
     ],
 )
 def test_what_has_no_folds_is_explained(small_corpus, tmp_path, capsys, options, message):
