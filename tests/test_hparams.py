@@ -65,6 +65,13 @@ def test_experiments_of_an_objective_differ_in_the_encoder_only(objective):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_takes_any_corpus(name):
+    settings = read_settings(HPARAMS / f"{name}.yaml")
+    own = ("train_csv", "valid_csv", "test_csv", "manifest", "fold_column", "words")
+    assert [settings[key] for key in own] == ["", "", "", "", "session", None]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_one_training_step(name, small_manifests, small_encoders, tmp_path):
     settings = read_settings(HPARAMS / f"{name}.yaml")
     overrides = {"output_folder": str(tmp_path), "batch_size": 6, "num_workers": 0}

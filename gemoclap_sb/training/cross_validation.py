@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import speechbrain as sb
-from ruamel.yaml import YAML
 
 from gemoclap_sb.evaluation.figures import draw_cross_validation
 from gemoclap_sb.evaluation.report import (
@@ -22,6 +21,7 @@ from gemoclap_sb.evaluation.report import (
 )
 from gemoclap_sb.files import read_json, write_json, write_text
 from gemoclap_sb.training.fold_processes import Fold, run_folds
+from gemoclap_sb.training.own_manifest import with_manifest
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
@@ -61,7 +61,7 @@ def cross_validate(train_script: Path, argv: Sequence[str], jobs: int = 1) -> in
     if jobs < 1:
         raise ExperimentError(f"--jobs: expected 1 or more, found {jobs}.")
     hparams_file, _, overrides = sb.parse_arguments(list(argv))
-    given = YAML(typ="safe").load(overrides) or {}
+    given = with_manifest(hparams_file, overrides)
     if "fold" in given:
         raise ExperimentError("cross-validation runs all folds: leave --fold out.")
     if "--debug" in argv:
@@ -71,7 +71,7 @@ def cross_validate(train_script: Path, argv: Sequence[str], jobs: int = 1) -> in
     if manifests:
         raise ExperimentError(
             f"--{manifests[0]}: manifests of your own are one split, so there are no folds to "
-            "run; use train.py, once for each split."
+            "run; use train.py, once for each split, or give one --manifest of all."
         )
     root = Path(given.get("output_folder") or settings["run_folder"])
     passed = _without_option(argv, "--output_folder")
