@@ -14,12 +14,12 @@ def test_words_and_templates_are_what_prompts_take(tmp_path):
     path = tmp_path / "words.yaml"
     path.write_text(
         "gender: {F: woman, M: man}\n"
-        "emotion:\n    yes: happy\n    1.0: sad\n"
+        "emotion:\n    yes: happy\n    01: sad\n"
         'templates: {emotion: ["a {gender} sounds {}", "so {}"]}\n',
         encoding="utf-8",
     )
     prompts = Prompts(*read_words(path))
-    assert prompts.words["emotion"] == {"yes": "happy", "1.0": "sad"}
+    assert prompts.words["emotion"] == {"yes": "happy", "01": "sad"}
     assert prompts.class_sentences("emotion")[1] == [
         "a woman sounds sad",
         "a man sounds sad",

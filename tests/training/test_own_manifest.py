@@ -97,7 +97,7 @@ def test_corpus_without_gender_trains_emo_clap_and_classifies_with_its_words(
     manifest, tmp_path, capsys
 ):
     """Words that HyperPyYAML might take for something else, too."""
-    words = {"sadness": "(sad, low)", "anger": "no", "joy": "1.0", "neutral": "!ref <seed>"}
+    words = {"sadness": "(low)", "anger": "no", "joy": "1.0", "neutral": "!ref <seed>"}
     content = {"emotion": words, "templates": {"emotion": ["it is {}", "so {}"]}}
     (tmp_path / "words.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     options = {"words": tmp_path / "words.yaml", "fold": 2, "validation": "speaker"}
@@ -159,7 +159,7 @@ def test_all_folds_are_run_and_a_changed_manifest_is_refused(
         return 7
 
     monkeypatch.setattr(gemoclap_sb.training.cross_validation, "run_folds", first_fold_only)
-    argv = command("emo_scratch", copy, tmp_path / "cv")
+    argv = command("ravdess_cross_entropy", copy, tmp_path / "cv")
     script = ROOT / "recipes/nEMO/gemoclap/train.py"
     assert cross_validation.main(script, argv) == 7
     assert cross_validation.main(script, argv) == 7
@@ -171,7 +171,7 @@ def test_all_folds_are_run_and_a_changed_manifest_is_refused(
     # Moved, it is the same manifest.
     shutil.move(tmp_path / "cv/fold_1", tmp_path / "cv2/fold_1")
     table.to_csv(copy, index=False)
-    argv = command("emo_scratch", copy, tmp_path / "cv2")
+    argv = command("ravdess_cross_entropy", copy, tmp_path / "cv2")
     assert cross_validation.main(script, argv) == 7
 
 
