@@ -9,6 +9,7 @@ system in one step.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -127,6 +128,19 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 def read_json(path: str | os.PathLike) -> Any:
     """Read a UTF-8 JSON file; OSError or ValueError where that cannot be, NaN among it."""
     return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """Give the SHA-256 of a file's content, in hexadecimal; two files of one content agree.
+
+    Examples
+    --------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> write_text(path, "abc")
+    >>> file_digest(path)[:8]
+    'ba7816bf'
+    """
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _refuse(constant: str) -> None:

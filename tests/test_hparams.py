@@ -30,7 +30,7 @@ HUB_IDS = {
 
 def test_all_experiments_are_here():
     assert set(PAPER) < set(EXPERIMENTS)
-    assert {"demo", "ravdess_scratch"} < set(EXPERIMENTS)
+    assert {"demo", "ravdess_scratch", "nemo_scratch"} < set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -62,6 +62,13 @@ def test_experiments_of_an_objective_differ_in_the_encoder_only(objective):
         text = "\n".join(lines).replace(hub_id, "HUB").replace(f"{objective}_{encoder}", "NAME")
         texts.append(text)
     assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_takes_any_corpus(name):
+    settings = read_settings(HPARAMS / f"{name}.yaml")
+    own = ("train_csv", "valid_csv", "test_csv", "manifest", "fold_column", "words")
+    assert [settings[key] for key in own] == ["", "", "", "", "session", None]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

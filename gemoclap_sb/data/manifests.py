@@ -140,7 +140,8 @@ def read_manifest(
     Parameters
     ----------
     path : str or os.PathLike
-        The CSV file, UTF-8, with commas.
+        The CSV file, UTF-8, with commas. A relative ``wav`` starts from its folder, or from
+        the current one if no such file is there.
     data_root : str or os.PathLike, optional
         Folder that takes the place of ``$data_root``.
     classes : mapping of str to collection of str, optional
@@ -186,6 +187,9 @@ def read_manifest(
     first: dict[str, _Record] = {}
     for record in records:
         found = list(_check_cells(record, classes, data_root))
+        beside = path.parent / record.cells["wav"]
+        if record.has_path and beside.exists():
+            record.cells["wav"] = str(beside)
         earlier = first.setdefault(record.cells["ID"], record)
         if earlier is not record:
             found.append(f"duplicate ID, first used in {earlier.where}")
@@ -209,6 +213,30 @@ def read_manifest(
             f"{unusable[0]}"
         )
     return rows
+
+
+def read_cells(path: str | os.PathLike, filled: Collection[str]) -> list[dict[str, str]]:
+    r"""Read the rows of a manifest as they stand; no audio is looked at.
+
+    ManifestError if the file cannot be read, lacks one of the columns ``filled``, or a row has
+    nothing there.
+
+    Examples
+    --------
+    >>> path = getfixture("tmp_path") / "all.csv"
+    >>> _ = path.write_text("ID,spk_id,emotion\na,s1,neu\nb,s2,ang\n")
+    >>> [row["emotion"] for row in read_cells(path, ("ID", "emotion"))]
+    ['neu', 'ang']
+    """
+    path = Path(path)
+    records, problems = _read_records(path, filled)
+    for record in records:
+        problems += [
+            f"{record.where}: the {name} is empty" for name in filled if not record.cells[name]
+        ]
+    if problems:
+        raise ManifestError(_summary(path, problems))
+    return [record.cells for record in records]
 
 
 @dataclass
@@ -243,7 +271,7 @@ def _read_records(path: Path, wanted: Collection[str]) -> tuple[list[_Record], l
         if values:
             number += 1
             if len(values) == len(header):
-                cells = dict(zip(header, values, strict=True))
+                cells = dict(zip(header, map(str.strip, values), strict=True))
                 records.append(_Record(cells, f"row {number} (line {line}), ID {cells['ID']!r}"))
             else:
                 problems.append(
@@ -324,7 +352,8 @@ def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list
         try:
             seconds = check_audio(wav, decode=decode).duration
         except AudioError as error:
-            started = "" if os.path.isabs(wav) else f" (Relative paths start from {os.getcwd()}.)"
+            places = dict.fromkeys((str(path.absolute().parent), os.getcwd()))
+            started = "" if os.path.isabs(wav) else f" (Looked for in {' and '.join(places)}.)"
             unusable.append(f"{record.where}: {error}{started}")
             record.usable = False
             continue

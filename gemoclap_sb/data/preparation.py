@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,32 @@ def decode_text(path: Path, issues: CorpusIssues) -> str:
     except UnicodeDecodeError:
         issues.add("text files that are not UTF-8, read as Windows-1252", path)
         return data.decode("cp1252", errors="replace")
+
+
+def choose_classes(
+    classes: Sequence[str] | str | None, available: Sequence[str], remark: str = ""
+) -> list[str]:
+    """Check the classes asked for, a list or one string with commas, and put them in order.
+
+    None asks for all that are ``available``, whose order is kept. ValueError, with the
+    ``remark``, for a class that is not among them, or for fewer than two.
+
+    Examples
+    --------
+    >>> choose_classes("sad, ang", ["ang", "hap", "sad"])
+    ['ang', 'sad']
+    """
+    if classes is None:
+        return list(available)
+    asked = [name.strip() for name in classes.split(",")] if isinstance(classes, str) else classes
+    if unknown := [name for name in asked if name not in available]:
+        raise ValueError(
+            f"classes has {', '.join(map(repr, unknown))}; expected some of "
+            f"{', '.join(available)}{remark}."
+        )
+    if len(set(asked)) < 2:
+        raise ValueError(f"classes must name at least two classes, found {list(asked)}.")
+    return [name for name in available if name in asked]
 
 
 def compare_counts(

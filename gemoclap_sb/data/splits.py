@@ -220,6 +220,11 @@ def split_fold(
             f"session {fold}. At least one more session is needed."
         )
     notes = []
+    if shared := sorted({row["spk_id"] for row in test} & {row["spk_id"] for row in rest}):
+        notes.append(
+            f"Not speaker-independent: {len(shared)} speakers of the test session ({fold}) are on "
+            f"the training side too, first {shared[0]}."
+        )
     if validation == "random":
         train, valid = stratified_split(rest, valid_fraction, ("emotion", "spk_id"), seed)
     elif validation == "session":

@@ -6,14 +6,13 @@ fold that has its ``metrics.json`` is not run again.
 
 from __future__ import annotations
 
-import subprocess
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
-from ruamel.yaml import YAML
 
 from gemoclap_sb.evaluation.assessment import assess_pooled
 from gemoclap_sb.evaluation.figures import draw_cross_validation
@@ -25,6 +24,8 @@ from gemoclap_sb.evaluation.report import (
 )
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import read_json, write_json, write_text
+from gemoclap_sb.training.fold_processes import Fold, run_folds
+from gemoclap_sb.training.own_manifest import with_manifest
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
@@ -40,27 +41,33 @@ def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
     """Cross-validate from the command line.
 
     ``train_script`` is the recipe's ``train.py``; ``argv`` is the YAML and whatever ``train.py``
-    takes, but ``--fold``. Returns the exit status: 0; 2 if it could not start as asked; else
-    that of the fold that failed.
+    takes, but ``--fold``, and ``--jobs N`` to run N folds side by side. Returns the exit status:
+    0; 2 if it could not start as asked; else that of the fold that failed.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--jobs", type=int, default=1)
+    own, argv = parser.parse_known_args(argv)
     try:
-        return cross_validate(train_script, argv)
+        return cross_validate(train_script, argv, own.jobs)
     except ExperimentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
+def cross_validate(train_script: Path, argv: Sequence[str], jobs: int = 1) -> int:
     """Run the folds that are not finished, then write the summary; arguments of `main`.
 
     Writes ``fold_1/`` to ``fold_N/``, the pooled ``predictions.csv``, ``cv_metrics.json``,
     ``cv_report.md`` and ``cv_folds.png`` into the experiment's ``run_folder``, or into
-    ``--output_folder`` where that is given. ExperimentError if ``--fold`` is given, or a
+    ``--output_folder`` where that is given. ``jobs`` folds run at a time; with more than one each
+    has its share of the cores, and its output goes to ``console.log`` in its folder.
+    ExperimentError if ``--fold`` is given, or a
     finished fold has other settings.
     """
+    if jobs < 1:
+        raise ExperimentError(f"--jobs: expected 1 or more, found {jobs}.")
     hparams_file, _, overrides = sb.parse_arguments(list(argv))
-    given = YAML(typ="safe").load(overrides) or {}
+    given = with_manifest(hparams_file, overrides)
     if "fold" in given:
         raise ExperimentError("cross-validation runs all folds: leave --fold out.")
     if "--debug" in argv:
@@ -70,29 +77,24 @@ def cross_validate(train_script: Path, argv: Sequence[str]) -> int:
     if manifests:
         raise ExperimentError(
             f"--{manifests[0]}: manifests of your own are one split, so there are no folds to "
-            "run; use train.py, once for each split."
+            "run; use train.py, once for each split, or give one --manifest of all."
         )
     root = Path(given.get("output_folder") or settings["run_folder"])
     passed = _without_option(argv, "--output_folder")
     folders = [root / f"fold_{fold}" for fold in range(1, int(settings["number_of_folds"]) + 1)]
+    missing = []
     for fold, folder in enumerate(folders, start=1):
-        own = ["--fold", str(fold), "--output_folder", str(folder)]
         if is_finished(folder):
             check_settings(
                 folder,
                 read_settings(hparams_file, {**given, "fold": fold, "output_folder": str(folder)}),
             )
             print(f"fold {fold}: finished before, in {folder}", flush=True)
-            continue
-        print(f"fold {fold} of {len(folders)}: {folder}", flush=True)
-        status = subprocess.run([sys.executable, str(train_script), *passed, *own]).returncode
-        if status:
-            print(
-                f"fold {fold} failed with exit status {status}; "
-                "the same command goes on from there.",
-                file=sys.stderr,
-            )
-            return status
+        else:
+            own = ["--fold", str(fold), "--output_folder", str(folder)]
+            missing.append(Fold(fold, folder, (sys.executable, str(train_script), *passed, *own)))
+    if status := run_folds(missing, jobs, len(folders)):
+        return status
     _write_summary(root, folders, hparams_file, settings, train_script, argv)
     return 0
 

@@ -36,6 +36,7 @@ from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import write_json
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
+from gemoclap_sb.training.own_manifest import manifest_preparation, with_manifest
 from gemoclap_sb.training.run_folder import (
     METRICS,
     ExperimentError,
@@ -113,6 +114,7 @@ def open_run(argv: Sequence[str] | None) -> Run:
     """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
     hparams_file, run_opts, overrides = sb.parse_arguments(_without_launch_flag(argv))
+    overrides = with_manifest(hparams_file, overrides)
     settings = read_settings(hparams_file, overrides)
     sb.utils.distributed.ddp_init_group(run_opts)
     folder = Path(settings["output_folder"])
@@ -133,9 +135,9 @@ def open_run(argv: Sequence[str] | None) -> Run:
 def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     """Find or prepare the manifests, check them, and make the datasets and label encoders."""
     hparams = run.hparams
-    manifests = _manifests(hparams, prepare)
     words = hparams["prompts"].words
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
+    manifests = _manifests(hparams, prepare, columns)
     rows = {
         split: read_manifest(
             manifests[f"{split}_csv"],
@@ -281,8 +283,8 @@ def _without_launch_flag(argv: Sequence[str] | None) -> list[str]:
     return argv
 
 
-def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
-    """Find the three manifests: the user's own, or those that ``prepare`` writes."""
+def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]) -> dict:
+    """Find the three manifests: the user's own, or those that a preparation writes."""
     given = {f"{split}_csv": hparams.get(f"{split}_csv") for split in SPLITS}
     data_folder = hparams.get("data_folder") or None
     if any(given.values()):
@@ -297,10 +299,12 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
         same = Path(given["valid_csv"]).read_bytes() == Path(given["test_csv"]).read_bytes()
         how = {"validation": "test" if same else None, "notes": []}
         return {**given, "data_root": data_folder, **how}
+    if hparams.get("manifest"):
+        return _prepared(hparams, *manifest_preparation(hparams, columns))
     if prepare is None or not data_folder:
         raise ExperimentError(
-            "no data: give --data_folder (the corpus's folder), or three manifests with "
-            "--train_csv, --valid_csv and --test_csv."
+            "no data: give --data_folder (the corpus's folder), one manifest of a whole corpus "
+            "with --manifest, or three with --train_csv, --valid_csv and --test_csv."
         )
     if "make_corpus" in hparams:
         try:
@@ -309,6 +313,11 @@ def _manifests(hparams: Mapping, prepare: Prepare | None) -> dict:
             raise ExperimentError(f"--data_folder: {error}") from error
     if not Path(data_folder).is_dir():
         raise ExperimentError(f"--data_folder: no folder {data_folder} (seen from {Path.cwd()}).")
+    return _prepared(hparams, prepare, data_folder)
+
+
+def _prepared(hparams: Mapping, prepare: Prepare, data_folder: str) -> dict:
+    """Have the three manifests written, by one process of all."""
     options = hparams.get("prepare_options", {})
     arguments = {
         "data_folder": data_folder,

@@ -26,7 +26,7 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
 
-from gemoclap_sb.files import read_json, write_json
+from gemoclap_sb.files import file_digest, read_json, write_json
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 
@@ -88,6 +88,14 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
     kept = {key: value for key, value in settings.items() if key not in UNRECORDED}
     if kept.get("data_folder"):
         kept["data_folder"] = os.path.realpath(kept["data_folder"])
+    if kept.get("manifest"):
+        digest = file_digest(kept["manifest"])[:12]
+        kept["manifest"] = f"{Path(kept['manifest']).name}, SHA-256 {digest}"
+        # What that file says stands in the prompts.
+        kept.pop("words", None)
+    else:
+        # A run begun before there were these keys goes on.
+        kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
     if kept.get("pretrainer"):
         kept["pretrainer"] = _sources(kept["pretrainer"])
     begun = is_finished(folder) or any((Path(folder) / "save").glob("CKPT*"))

@@ -236,6 +236,24 @@ def test_empty_id_and_empty_wav(corpus):
     assert "row 2 (line 3), ID '': the wav is empty" in str(caught.value)
 
 
+def test_relative_paths_start_from_the_manifest_or_else_from_here(corpus, monkeypatch):
+    path = edit(corpus, "$data_root/", "")
+    monkeypatch.chdir("/")
+    wavs = [row["wav"] for row in read_manifest(path).values()]
+    assert wavs == [str(corpus / f"{name}.wav") for name in "abcd"]
+    (corpus / "below").mkdir()
+    moved = path.rename(corpus / "below/all.csv")
+    with pytest.raises(ManifestError, match=r"Looked for in .*below and /\.\)"):
+        read_manifest(moved)
+    monkeypatch.chdir(corpus)
+    assert [row["wav"] for row in read_manifest(moved).values()] == [f"{n}.wav" for n in "abcd"]
+
+
+def test_white_space_around_a_value_is_not_kept(corpus):
+    path = edit(corpus, ",neu,", ', "neu ",')
+    assert read_manifest(path, corpus, CLASSES)["a"]["emotion"] == "neu"
+
+
 def test_manifest_that_is_missing_empty_or_not_utf8(tmp_path):
     path = tmp_path / "all.csv"
     with pytest.raises(ManifestError, match=r"all\.csv is missing"):

@@ -177,3 +177,14 @@ def test_one_session_leaves_nothing_to_train_on():
         split_fold(corpus(sessions=1), 1, "random", seed=1)
     with pytest.raises(ValueError, match="one more to train on"):
         split_fold(corpus(sessions=2), 1, "session", seed=1)
+
+
+def test_speaker_on_both_sides_is_told():
+    rows = corpus()
+    assert split_fold(rows, 1, "random", seed=1)[1] == []
+    rows = [row | {"spk_id": "1F"} if row["ID"] == "2Fang0" else row for row in rows]
+    for fold in (1, 2):
+        (note,) = split_fold(rows, fold, "random", seed=1)[1]
+        assert f"1 speakers of the test session ({fold})" in note
+        assert "1F" in note
+    assert split_fold(rows, 3, "random", seed=1)[1] == []

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import gemoclap_sb.training.cross_validation
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
 from gemoclap_sb.training.cross_validation import main, pool_folds
 from tests.conftest import load_script
@@ -78,13 +79,33 @@ def test_folds_without_predictions_are_not_pooled(small_run, tmp_path, capsys):
     assert not (tmp_path / "predictions.csv").exists()
 
 
+def test_jobs_are_no_part_of_what_was_run(small_run, small_corpus, tmp_path, monkeypatch):
+    asked = []
+
+    def copied_folds(folds, jobs, total):
+        asked.append((jobs, total))
+        for fold in folds:
+            assert "--jobs" not in fold.command
+            shutil.copytree(small_run[0], fold.folder)
+            result = json.loads((fold.folder / "metrics.json").read_text())
+            (fold.folder / "metrics.json").write_text(json.dumps(result | {"fold": fold.number}))
+        return 0
+
+    monkeypatch.setattr(gemoclap_sb.training.cross_validation, "run_folds", copied_folds)
+    assert main(SCRIPT, tiny_run(tmp_path, "--jobs", "3", data_folder=small_corpus)) == 0
+    assert asked == [(3, 2)]
+    report = (tmp_path / "cv_report.md").read_text()
+    assert "python cross_validate.py" in report
+    assert "--jobs" not in report
+
+
 def test_finished_folds_of_other_settings_are_refused(small_run, small_corpus, capsys):
     command = tiny_run(small_run[0].parent, data_folder=small_corpus, alpha_e=0.5)
     assert main(SCRIPT.with_name("train.py"), command) == 2
     assert "alpha_e (was 0.9, now 0.5)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("corpus", ["IEMOCAP", "RAVDESS"])
+@pytest.mark.parametrize("corpus", ["IEMOCAP", "RAVDESS", "nEMO"])
 def test_every_way_of_validation_has_its_sentence(corpus):
     script = next((ROOT / f"recipes/{corpus}/gemoclap").glob("*_prepare.py"))
     assert set(load_script(script).VALIDATIONS) <= set(VALIDATION_NOTES)
@@ -96,6 +117,7 @@ def test_every_way_of_validation_has_its_sentence(corpus):
         (["--fold", "3"], "leave --fold out"),
         (["--debug"], "no result to sum up"),
         (["--train_csv", "a.csv"], "one split"),
+        (["--jobs", "0"], "expected 1 or more, found 0"),
     ],
 )
 def test_what_has_no_folds_is_explained(small_corpus, tmp_path, capsys, options, message):

@@ -110,6 +110,28 @@ def test_another_corpus_is_another_run(hparams, tmp_path, monkeypatch):
         check_settings(tmp_path / "run", read_settings(hparams, "data_folder: other"))
 
 
+def test_manifest_is_its_content(hparams, tmp_path):
+    (tmp_path / "a.csv").write_text("ID\na\n")
+    hparams.write_text(YAML + "manifest: ''\nfold_column: session\nwords: null\n")
+    folder, given = tmp_path / "run", {"manifest": str(tmp_path / "a.csv"), "words": "a.yaml"}
+    begin(folder, read_settings(hparams, given))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "a.csv").rename(tmp_path / "moved/a.csv")
+    given = {"manifest": str(tmp_path / "moved/a.csv"), "words": "b.yaml"}
+    check_settings(folder, read_settings(hparams, given))
+    with pytest.raises(ExperimentError, match=r"fold_column \(was 'session', now 'spk_id'\)"):
+        check_settings(folder, read_settings(hparams, {**given, "fold_column": "spk_id"}))
+    (tmp_path / "moved/a.csv").write_text("ID\nb\n")
+    with pytest.raises(ExperimentError, match=r"manifest \(was 'a.csv, SHA-256"):
+        check_settings(folder, read_settings(hparams, given))
+
+
+def test_run_begun_before_manifests_had_folds_goes_on(hparams, tmp_path):
+    begin(tmp_path / "run", read_settings(hparams))
+    hparams.write_text(YAML + "manifest: ''\nfold_column: session\nwords: null\n")
+    check_settings(tmp_path / "run", read_settings(hparams))
+
+
 def test_pretrainer_is_the_files_that_it_loads(hparams, tmp_path, monkeypatch):
     pretrainer = """
 pretrainer: !new:does.not.Exist

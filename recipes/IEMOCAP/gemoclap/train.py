@@ -3,8 +3,7 @@
 
     python train.py hparams/sl_wavlm.yaml --data_folder /path/to/IEMOCAP_full_release
 
-Any corpus with three manifests trains too: ``--train_csv a.csv --valid_csv
-b.csv --test_csv c.csv``.
+Any corpus with a manifest trains too: ``--manifest corpus.csv --fold_column spk_id``.
 """
 
 import sys

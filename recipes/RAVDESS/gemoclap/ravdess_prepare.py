@@ -24,7 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from gemoclap_sb.data.audio import AudioError, audio_info
-from gemoclap_sb.data.preparation import CorpusIssues, prepare_fold, visible_files
+from gemoclap_sb.data.preparation import (
+    CorpusIssues,
+    choose_classes,
+    prepare_fold,
+    visible_files,
+)
 
 EMOTIONS = {
     "01": "neu",
@@ -123,7 +128,9 @@ def prepare_ravdess(
         If the arguments do not fit each other or the folder, or no speech file of
         the classes is found.
     """
-    chosen = choose_classes(classes, merge_calm)
+    available = [name for name in EMOTIONS.values() if not (merge_calm and name == "cal")]
+    remark = " (cal is merged into neu)" if merge_calm else ""
+    chosen = choose_classes(classes, available, remark)
     by_number = isinstance(valid_speakers, int)
     arguments = {
         "corpus": "RAVDESS",
@@ -146,23 +153,6 @@ def prepare_ravdess(
         valid_fraction=valid_fraction,
         valid_speakers=valid_speakers if by_number else [*map(speaker_name, valid_speakers)],
     )
-
-
-def choose_classes(classes: Sequence[str] | str | None, merge_calm: bool) -> list[str]:
-    """Check the classes asked for and put them into the corpus' order."""
-    available = [name for name in EMOTIONS.values() if not (merge_calm and name == "cal")]
-    if classes is None:
-        return available
-    asked = [name.strip() for name in classes.split(",")] if isinstance(classes, str) else classes
-    if unknown := [name for name in asked if name not in available]:
-        merged = " (cal is merged into neu)" if merge_calm else ""
-        raise ValueError(
-            f"classes has {', '.join(map(repr, unknown))}; expected some of "
-            f"{', '.join(available)}{merged}."
-        )
-    if len(set(asked)) < 2:
-        raise ValueError(f"classes must name at least two classes, found {list(asked)}.")
-    return [name for name in available if name in asked]
 
 
 def read_corpus(

@@ -1,0 +1,135 @@
+"""Folds as processes: one after the other on the terminal, or some side by side.
+
+Side by side each fold has its share of the cores, since threads of several trainings on
+the same cores wait for each other, and its output goes to a file in its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+LOG = "console.log"
+_TAIL_LINES, _TAIL_BYTES = 20, 16384
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_TO_END = 10.0
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold that is to run: its number, its folder, and the command that runs it."""
+
+    number: int
+    folder: Path
+    command: tuple[str, ...]
+
+
+def run_folds(folds: Sequence[Fold], jobs: int, total: int) -> int:
+    """Run folds, ``jobs`` at a time; 0, or the exit status of the first that failed.
+
+    No fold is started after one has failed; those under way go on to their end. ``total``
+    is the number of folds that the experiment has.
+    """
+    if jobs > 1:
+        return _side_by_side(folds, jobs, total)
+    for fold in folds:
+        print(f"fold {fold.number} of {total}: {fold.folder}", flush=True)
+        if status := subprocess.run(fold.command).returncode:
+            print(_failure(fold, status), file=sys.stderr)
+            return status
+    return 0
+
+
+def _side_by_side(folds: Sequence[Fold], jobs: int, total: int) -> int:
+    waiting, failed = list(folds), 0
+    running: dict[Fold, subprocess.Popen] = {}
+    environment = threads_for(jobs)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        # None: on a terminal only, where the lines below are printed above it.
+        bar = stack.enter_context(
+            tqdm(total=total, initial=total - len(folds), desc="folds", disable=None)
+        )
+        stack.callback(_end, running)
+        while running or (waiting and not failed):
+            while waiting and not failed and len(running) < jobs:
+                fold = waiting.pop(0)
+                running[fold] = _start(fold, environment)
+                _say(f"fold {fold.number} of {total}: started, its output is in {_log(fold)}")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            for fold, process in list(running.items()):
+                if (status := process.poll()) is None:
+                    continue
+                del running[fold]
+                if status:
+                    failed = failed or status
+                    _say(f"{_failure(fold, status)} The end of {_log(fold)}:\n{_tail(fold)}", True)
+                else:
+                    bar.update()
+                    _say(f"fold {fold.number} of {total}: finished")
+    return failed
+
+
+def threads_for(jobs: int) -> Mapping[str, str]:
+    """Environment of one of several jobs, in which torch takes its share of the cores."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // jobs))}
+
+
+def _start(fold: Fold, environment: Mapping[str, str]) -> subprocess.Popen:
+    _log(fold).parent.mkdir(parents=True, exist_ok=True)
+    with open(_log(fold), "ab") as log:
+        return subprocess.Popen(
+            fold.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+
+
+def _end(running: Mapping[Fold, subprocess.Popen]) -> None:
+    """End what still runs: nothing, unless this process was interrupted."""
+    for process in running.values():
+        process.terminate()
+    for process in running.values():
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _log(fold: Fold) -> Path:
+    return fold.folder / LOG
+
+
+def _tail(fold: Fold) -> str:
+    """Last lines of a fold's output; each state of a progress bar counts as one."""
+    with open(_log(fold), "rb") as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
+        lines = log.read().decode("utf-8", errors="replace").splitlines()
+    return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:])
+
+
+def _failure(fold: Fold, status: int) -> str:
+    return (
+        f"fold {fold.number} failed with exit status {status}; the same command goes on from there."
+    )
+
+
+def _say(line: str, is_error: bool = False) -> None:
+    stream = sys.stderr if is_error else sys.stdout
+    tqdm.write(line, file=stream)
+    stream.flush()

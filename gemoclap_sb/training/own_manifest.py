@@ -1,0 +1,163 @@
+"""An experiment on any corpus that has a manifest: what its YAML says of a corpus is replaced.
+
+Classes, words and number of folds follow from ``manifest``, ``fold_column`` and ``words``,
+and become overrides of the YAML, so that all that records an experiment records them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperpyyaml.core import recursive_update
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from gemoclap_sb.data.folds import assign_folds, prepare_manifest
+from gemoclap_sb.data.manifests import ManifestError, read_cells
+from gemoclap_sb.data.prompts import Prompts
+from gemoclap_sb.data.words import check_words, own_words, read_words
+from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+
+_OPTIONS = frozenset({"validation", "seed", "valid_fraction", "valid_session", "valid_speakers"})
+_SPEAKER = "spk_id"
+_COLUMNS = ("ID", "wav", "emotion", _SPEAKER)
+
+
+def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the overrides of an experiment's YAML by what follows from its ``manifest``.
+
+    They are returned as they came where none is given. ExperimentError says what in the
+    manifest, the words or the options does not fit.
+    """
+    given = YAML().load(overrides) if isinstance(overrides, str) else overrides
+    given = dict(given or {})
+    settings = read_settings(hparams_file, given)
+    if not settings.get("manifest"):
+        if alone := [key for key in ("fold_column", "words") if key in given]:
+            raise ExperimentError(f"--{alone[0]} goes with --manifest, which is not given.")
+        return given
+    _check_options(settings)
+    rows = _read(settings)
+    try:
+        folds = set(assign_folds(rows, settings["fold_column"], _groups(settings)).values())
+    except ValueError as error:
+        raise ExperimentError(f"{settings['manifest']}: {error}") from error
+    try:
+        prompts = _prompts(settings, rows)
+    except ValueError as error:
+        raise ExperimentError(str(error)) from error
+    if "number_of_folds" in given and given["number_of_folds"] != len(folds):
+        raise ExperimentError(
+            f"--number_of_folds {given['number_of_folds']}: {settings['manifest']} has "
+            f"{len(folds)} values of {settings['fold_column']}, a fold each. Leave it out, or "
+            f"make groups of speakers with --fold_column {_SPEAKER}."
+        )
+    own = {"number_of_folds": len(folds), "prompts": prompts}
+    if "num_classes" in settings:
+        own["num_classes"] = len(prompts["only"]["emotion"])
+    recursive_update(given, own)
+    _check_prompts(hparams_file, given, settings)
+    return given
+
+
+def manifest_preparation(
+    hparams: Mapping[str, Any], columns: Sequence[str]
+) -> tuple[Callable[..., Mapping], str]:
+    """Give the function that prepares a fold of the manifest, and the data folder.
+
+    ExperimentError if the manifest lacks one of the ``columns`` that the experiment reads.
+    """
+    manifest = Path(hparams["manifest"])
+    present = list(read_cells(manifest, ("ID",))[0])
+    if missing := [name for name in columns if name not in present]:
+        raise ExperimentError(
+            f"{manifest} has no column {', '.join(missing)}, which this experiment reads (its "
+            f"columns: {', '.join(present)}). Add it, or train Emo-CLAP, which reads emotion "
+            "alone: hparams/emo_scratch.yaml."
+        )
+    words = hparams["prompts"].words
+    classes = {name: list(words[name]) for name in columns if name in words}
+
+    def prepare(data_folder: str, save_folder: str, fold: int, **options: Any) -> Mapping:
+        return prepare_manifest(
+            data_folder,
+            save_folder,
+            fold,
+            manifest=manifest,
+            fold_column=hparams["fold_column"],
+            number_of_folds=_groups(hparams),
+            classes=classes,
+            skip_bad_audio=hparams["skip_bad_audio"],
+            **{key: value for key, value in options.items() if key in _OPTIONS},
+        )
+
+    return prepare, str(hparams.get("data_folder") or manifest.absolute().parent)
+
+
+def _check_options(settings: Mapping[str, Any]) -> None:
+    if given := [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]:
+        raise ExperimentError(f"give --manifest or --{given[0]}, not both.")
+    options = settings.get("prepare_options") or {}
+    if foreign := [key for key, value in options.items() if value and key not in _OPTIONS]:
+        raise ExperimentError(
+            f"{foreign[0]} is an option of the recipe's own corpus; it does nothing for --manifest."
+        )
+    if not Path(settings["manifest"]).is_file():
+        raise ExperimentError(
+            f"--manifest: no file {settings['manifest']} (seen from {Path.cwd()})."
+        )
+
+
+def _read(settings: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Read the manifest without its audio."""
+    manifest, column = settings["manifest"], str(settings["fold_column"])
+    try:
+        present = list(read_cells(manifest, _COLUMNS)[0])
+        if column not in present:
+            raise ExperimentError(
+                f"{manifest} has no column {column} to make folds of (its columns: "
+                f"{', '.join(present)}). Name another with --fold_column; --fold_column {_SPEAKER} "
+                "--number_of_folds K makes K groups of speakers."
+            )
+        return read_cells(manifest, dict.fromkeys((*_COLUMNS, column)))
+    except ManifestError as error:
+        raise ExperimentError(str(error)) from error
+
+
+def _groups(settings: Mapping[str, Any]) -> int | None:
+    """Give the number of folds, where it does not follow from the column."""
+    return settings["number_of_folds"] if settings["fold_column"] == _SPEAKER else None
+
+
+def _prompts(settings: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Override ``prompts``: words of the manifest's labels, and no others."""
+    [arguments] = settings["prompts"].values()
+    words, templates = own_words(rows, arguments["words"]["emotion"]), {}
+    if settings.get("words"):
+        words, templates = read_words(settings["words"])
+        check_words(words, rows, settings["words"], settings["manifest"])
+    # In quotes, a label or a word stays text in the YAML that is made of it.
+    quoted = DoubleQuotedScalarString
+    return {
+        "words": {
+            name: {quoted(label): quoted(word) for label, word in of.items()}
+            for name, of in words.items()
+        },
+        "only": {name: [quoted(label) for label in of] for name, of in words.items()},
+        "templates": {name: [quoted(line) for line in of] for name, of in templates.items()},
+    }
+
+
+def _check_prompts(
+    hparams_file: str, given: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Make the prompts once, so that an error names the file that the words are from."""
+    [arguments] = read_settings(hparams_file, given)["prompts"].values()
+    try:
+        Prompts(**arguments)
+    except ValueError as error:
+        raise ExperimentError(
+            f"{settings.get('words') or settings['manifest']}: {error}"
+        ) from error

@@ -1,0 +1,149 @@
+"""Folds run so many at a time, fail apart from each other, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gemoclap_sb.training.fold_processes import LOG, Fold, run_folds, threads_for
+
+# Each fold is a few lines of Python with its folder in argv.
+PRELUDE = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+def wait_for(path):
+    for _ in range(1200):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise SystemExit("nobody came")
+"""
+DRIVER = """
+import pathlib, sys
+from gemoclap_sb.training.fold_processes import Fold, run_folds
+root = pathlib.Path(sys.argv[1])
+code = "import os, pathlib, sys, time\\np = pathlib.Path(sys.argv[1], 'pid')\\n" \\
+    "p.with_name('.p').write_text(str(os.getpid()))\\np.with_name('.p').rename(p)\\ntime.sleep(300)"
+run_folds([
+    Fold(n, root / str(n), (sys.executable, "-c", code, str(root / str(n)))) for n in (1, 2)
+], 2, 2)
+"""
+
+
+def make_folds(root: Path, *codes: str) -> list[Fold]:
+    folds = []
+    for number, code in enumerate(codes, start=1):
+        folder = root / f"fold_{number}"
+        folder.mkdir()
+        command = (sys.executable, "-c", PRELUDE + code, str(folder))
+        folds.append(Fold(number, folder, command))
+    return folds
+
+
+def test_as_many_as_asked_run_at_a_time_and_no_more(tmp_path):
+    # Each says that it is there, waits until one other has come too, and counts.
+    code = """
+there = folder.parent / "there"
+there.mkdir(exist_ok=True)
+(there / folder.name).touch()
+for _ in range(600):
+    time.sleep(0.05)
+    if len(list(there.iterdir())) + len(list(folder.parent.glob("fold_*/count"))) > 1:
+        break
+time.sleep(0.3)
+(folder / "count").write_text(str(len(list(there.iterdir()))))
+(there / folder.name).unlink()
+"""
+    folds = make_folds(tmp_path, code, code, code, code)
+    assert run_folds(folds, 2, 4) == 0
+    counts = [int((fold.folder / "count").read_text()) for fold in folds]
+    assert max(counts) == 2
+    assert len(counts) == 4
+
+
+def test_output_goes_to_a_log_and_lines_to_the_terminal(tmp_path, capfd):
+    folds = make_folds(tmp_path, "print('heard one')", "print('heard two', file=sys.stderr)")
+    assert run_folds(folds, 2, 3) == 0
+    assert run_folds(folds[:1], 2, 3) == 0
+    assert (tmp_path / "fold_1" / LOG).read_text() == "heard one\nheard one\n"
+    assert (tmp_path / "fold_2" / LOG).read_text() == "heard two\n"
+    printed = capfd.readouterr()
+    assert "heard" not in printed.out + printed.err
+    assert f"fold 1 of 3: started, its output is in {tmp_path / 'fold_1' / LOG}" in printed.out
+    assert printed.out.count("finished") == 3
+
+
+def test_one_at_a_time_prints_directly(tmp_path, capfd):
+    folds = make_folds(tmp_path, "print('heard one')", "raise SystemExit(3)", "print('three')")
+    assert run_folds(folds, 1, 3) == 3
+    printed = capfd.readouterr()
+    assert "heard one" in printed.out
+    assert "three" not in printed.out
+    assert "fold 2 failed with exit status 3; the same command goes on" in printed.err
+    assert not (tmp_path / "fold_1" / LOG).exists()
+
+
+def test_failing_fold_lets_others_end_and_starts_no_more(tmp_path, capfd):
+    folds = make_folds(
+        tmp_path,
+        "wait_for(folder.parent / 'fold_2' / 'failing')\ntime.sleep(1)\n(folder / 'done').touch()",
+        "print('\\n'.join(map(str, range(100))))\n(folder / 'failing').touch()\nsys.exit(7)",
+        "(folder / 'done').touch()",
+    )
+    assert run_folds(folds, 2, 3) == 7
+    assert (tmp_path / "fold_1" / "done").exists()
+    assert not (tmp_path / "fold_3" / LOG).exists()
+    printed = capfd.readouterr()
+    assert "fold 2 failed with exit status 7" in printed.err
+    shown = [int(line) for line in printed.err.splitlines() if line.strip().isdigit()]
+    assert shown == list(range(80, 100))
+    assert "fold 1 of 3: finished" in printed.out
+
+
+def test_jobs_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    threads = [threads_for(jobs)["OMP_NUM_THREADS"] for jobs in (2, 3, 16, 40)]
+    assert threads == ["8", "5", "1", "1"]
+
+
+@pytest.mark.slow
+def test_torch_takes_its_share(tmp_path):
+    code = "import torch\nprint(torch.get_num_threads())"
+    run_folds(make_folds(tmp_path, code), 2, 1)
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert (tmp_path / "fold_1" / LOG).read_text().split() == [str(share)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_ends_the_folds(tmp_path, sent):
+    """The signal reaches this process alone, as it does from a batch system."""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    paths = [tmp_path / str(number) / "pid" for number in (1, 2)]
+    for _ in range(1200):
+        if all(path.exists() for path in paths):
+            break
+        time.sleep(0.05)
+    children = [int(path.read_text()) for path in paths]
+    assert all(map(is_running, children))
+    driver.send_signal(sent)
+    assert driver.wait(60) != 0
+    assert not any(map(is_running, children))
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
