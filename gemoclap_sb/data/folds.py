@@ -18,7 +18,7 @@ from gemoclap_sb.data.preparation import CorpusIssues, prepare_fold
 from gemoclap_sb.data.splits import Row
 from gemoclap_sb.files import file_digest
 
-VALIDATIONS = ("random", "speaker", "session", "test")
+VALIDATIONS = ("random", "speaker", "session", "development", "test")
 
 
 def assign_folds(

@@ -171,9 +171,11 @@ def split_fold(
         ``"random"``: ``valid_fraction`` of the training side, stratified by emotion and
         speaker. ``"session"``: the session ``valid_session``, by default the one after the
         fold. ``"speaker"``: ``valid_speakers`` of the training side, how many or which.
-        ``"test"``: the test part, which makes the reported figure an optimistic one.
+        ``"development"``: likewise, and tested on them too, while the fold's test part is left
+        out: for choosing settings without a look at it. ``"test"``: the test part, which makes
+        the reported figure an optimistic one.
     seed : int
-        Seeds ``"random"`` and ``"speaker"``.
+        Seeds ``"random"``, ``"speaker"`` and ``"development"``.
 
     Returns
     -------
@@ -239,10 +241,11 @@ def split_fold(
             )
         train = [row for row in rest if str(row["session"]) != session]
         valid = [row for row in rest if str(row["session"]) == session]
-    elif validation == "speaker":
+    elif validation in ("speaker", "development"):
         if valid_speakers is None:
-            raise ValueError("validation='speaker' needs valid_speakers: how many, or which.")
+            raise ValueError(f"{validation=} needs valid_speakers: how many, or which.")
         train, valid = hold_out_speakers(rest, valid_speakers, seed)
+        test = list(valid) if validation == "development" else test
     elif validation == "test":
         train, valid = rest, list(test)
         notes.append(
@@ -250,7 +253,7 @@ def split_fold(
         )
     else:
         raise ValueError(
-            "validation must be one of 'random', 'session', 'speaker', 'test'; found "
-            f"{validation!r}."
+            "validation must be one of 'random', 'session', 'speaker', 'development', 'test'; "
+            f"found {validation!r}."
         )
     return {"train": train, "valid": valid, "test": test}, notes

@@ -151,6 +151,18 @@ def test_folds(fold, validation, options):
         assert {row["session"] for row in splits["valid"]} == {str(fold % 3 + 1)}
 
 
+def test_development_never_sees_the_test_speakers():
+    rows = corpus()
+    for fold in (1, 2, 3):
+        splits, notes = split_fold(rows, fold, "development", seed=1, valid_speakers=2)
+        used = {row["spk_id"] for part in splits.values() for row in part}
+        assert used == {row["spk_id"] for row in rows if row["session"] != str(fold)}
+        assert splits["test"] == splits["valid"] and notes == []
+        # The same speakers as for choosing a checkpoint, and none of them trained on.
+        speaker, _ = split_fold(rows, fold, "speaker", seed=1, valid_speakers=2)
+        assert (splits["train"], splits["valid"]) == (speaker["train"], speaker["valid"])
+
+
 def test_valid_session_can_be_named():
     splits, _ = split_fold(corpus(), 1, "session", seed=1, valid_session=3)
     assert {row["session"] for row in splits["valid"]} == {"3"}

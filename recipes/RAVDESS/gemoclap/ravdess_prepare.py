@@ -57,7 +57,7 @@ TEST_ACTORS = {
     5: (1, 4, 9, 22),
 }
 FOLDS = tuple(TEST_ACTORS)
-VALIDATIONS = ("speaker", "random", "test")
+VALIDATIONS = ("speaker", "random", "development", "test")
 
 # modality-channel-emotion-intensity-statement-repetition-actor
 _NAME = re.compile(
@@ -106,14 +106,16 @@ def prepare_ravdess(
         Count ``cal`` as ``neu``. ``classes`` then has no ``cal``.
     validation : str
         ``"speaker"``: some actors of the training side. ``"random"``: a share of
-        the training side, stratified by emotion and speaker. ``"test"``: the test
-        actors; the notes then say so.
+        the training side, stratified by emotion and speaker. ``"development"``:
+        actors of the training side who are tested too, the test actors being left out:
+        for choosing settings. ``"test"``: the test actors; the notes then say so.
     valid_speakers : int or sequence of int
-        For ``"speaker"``: how many actors, women and men in turn, or which ones.
+        For ``"speaker"`` and ``"development"``: how many actors, women and men in turn, or
+        which ones.
     valid_fraction : float
         For ``"random"``: the share.
     seed : int
-        Seeds ``"speaker"`` and ``"random"``.
+        Seeds the choice.
 
     Returns
     -------

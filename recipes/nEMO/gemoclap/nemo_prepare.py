@@ -64,7 +64,7 @@ TEST_SPEAKERS = {
     4: ("MK0", "MP0", "WR0"),
 }
 FOLDS = tuple(TEST_SPEAKERS)
-VALIDATIONS = ("speaker", "random", "test")
+VALIDATIONS = ("speaker", "random", "development", "test")
 
 TABLE = "data.tsv"
 _COLUMNS = ("file_id", "emotion", "raw_text", "speaker_id", "gender", "age")
@@ -106,15 +106,16 @@ def prepare_nemo(
         also as one string with commas. All by default.
     validation : str
         ``"speaker"``: some speakers of the training side. ``"random"``: a share of
-        the training side, stratified by emotion and speaker. ``"test"``: the test
-        speakers; the notes then say so.
+        the training side, stratified by emotion and speaker. ``"development"``:
+        speakers of the training side who are tested too, the test speakers being left out:
+        for choosing settings. ``"test"``: the test speakers; the notes then say so.
     valid_speakers : int or sequence of str
-        For ``"speaker"``: how many, women and men in turn, or which ones, such as
-        ``["KD0", "WR0"]``.
+        For ``"speaker"`` and ``"development"``: how many, women and men in turn, or which
+        ones, such as ``["KD0", "WR0"]``.
     valid_fraction : float
         For ``"random"``: the share.
     seed : int
-        Seeds ``"speaker"`` and ``"random"``.
+        Seeds the choice.
 
     Returns
     -------
