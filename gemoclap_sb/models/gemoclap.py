@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gemoclap_sb.lobes.pooling import MaskedMeanPooling
 from gemoclap_sb.lobes.projection import Projection
 from gemoclap_sb.models.pooled_audio import PooledAudio, size_of
-from gemoclap_sb.objectives.contrastive import ContrastiveOutput
+from gemoclap_sb.objectives.divergences import ContrastiveOutput
 
 
 class LogitScale(nn.Module):

@@ -5,15 +5,17 @@ module ``(outputs, labels) -> scalar``; it says which ``heads`` and ``attributes
 """
 
 from gemoclap_sb.objectives.contrastive import (
-    ContrastiveOutput,
     EmoCLAPObjective,
     MultiTaskObjective,
     SoftLabelObjective,
+)
+from gemoclap_sb.objectives.cross_entropy import ClassifierOutput, CrossEntropyObjective
+from gemoclap_sb.objectives.divergences import (
+    ContrastiveOutput,
     audio_contrastive_loss,
     kl_contrastive_loss,
     similarity_logits,
 )
-from gemoclap_sb.objectives.cross_entropy import ClassifierOutput, CrossEntropyObjective
 from gemoclap_sb.objectives.gathering import gather_batch
 from gemoclap_sb.objectives.label_matrices import (
     label_matrix,

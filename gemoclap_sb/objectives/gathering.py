@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from gemoclap_sb.objectives.contrastive import ContrastiveOutput
+from gemoclap_sb.objectives.divergences import ContrastiveOutput
 
 
 def gather_batch(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
-from gemoclap_sb.objectives.contrastive import ContrastiveOutput
+from gemoclap_sb.objectives.divergences import ContrastiveOutput
 
 Labels = Mapping[str, Tensor]
 Loss = Callable[[Mapping[str, Any], Labels], Tensor]

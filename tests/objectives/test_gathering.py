@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gemoclap_sb.objectives.contrastive import ContrastiveOutput, SoftLabelObjective
+from gemoclap_sb.objectives.contrastive import SoftLabelObjective
 from gemoclap_sb.objectives.cross_entropy import ClassifierOutput
+from gemoclap_sb.objectives.divergences import ContrastiveOutput
 from gemoclap_sb.objectives.gathering import gather_batch
 
 # Shares of unequal size, as in the last batch of an epoch.
