@@ -18,9 +18,7 @@ EXAMPLES = "  gemoclap info exported"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument(
-        "model", metavar="FOLDER", help="exported folder, owner/name of the hub, or default"
-    )
+    parser.add_argument("model", metavar="FOLDER", help="exported folder, or owner/name of the hub")
     output.add_format(parser, "table", "json")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,12 +23,6 @@ AUDIO_SUFFIXES = (
     ".snd", ".sph", ".w64", ".wav",
 )  # fmt: skip
 
-_ABOUT_DEFAULT = (
-    "model: default, the small one in this package, trained on acted speech in English and Polish "
-    "(CC BY-NC-SA 4.0: no commercial use). `gemoclap info default` says more; --model names "
-    "another."
-)
-
 
 class UsageError(ValueError):
     """A command that cannot be carried out as asked; the message says what to change."""
@@ -38,11 +31,8 @@ class UsageError(ValueError):
 def add_model(parser: ArgumentParser) -> None:
     """Add the options that `load_classifier` reads."""
     add = parser.add_argument
-    help = (
-        "exported model: a folder, or owner/name on the Hugging Face hub (default: the small model "
-        "in this package, told on standard error)"
-    )
-    add("--model", metavar="FOLDER", help=help)
+    help = "exported model: a folder, or owner/name on the Hugging Face hub"
+    add("--model", required=True, metavar="FOLDER", help=help)
     help = "what to recognise, for a model with several heads (default: its first)"
     add("--attribute", metavar="NAME", help=help)
     add("--device", help="cpu, cuda:0, ... (default: a GPU where there is one)")
@@ -145,10 +135,7 @@ def _load_classifier(options: Namespace) -> GEmoCLAPClassifier:
     import torch
 
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-    from gemoclap_sb.inference.loading import DEFAULT_MODEL
 
-    if options.model is None:
-        print(_ABOUT_DEFAULT, file=sys.stderr)
     if options.device is not None:
         try:
             torch.empty(0, device=options.device)
@@ -158,9 +145,7 @@ def _load_classifier(options: Namespace) -> GEmoCLAPClassifier:
             raise UsageError(f"--device {options.device} cannot be used: {reason}") from error
     with usage_errors():
         return GEmoCLAPClassifier.from_pretrained(
-            DEFAULT_MODEL if options.model is None else options.model,
-            device=options.device,
-            attribute=options.attribute,
+            options.model, device=options.device, attribute=options.attribute
         )
 
 

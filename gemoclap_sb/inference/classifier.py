@@ -91,8 +91,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         Parameters
         ----------
         source : str or os.PathLike
-            An exported folder, a model of the Hugging Face hub (``owner/name``), or
-            ``"default"``, the small model in this package; its card says what it is good for.
+            An exported folder, or a model of the Hugging Face hub (``owner/name``).
         device : str, optional
             ``cpu``, ``cuda:0``, ...; by default a GPU where there is one.
         attribute : str, optional

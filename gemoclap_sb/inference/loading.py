@@ -27,9 +27,6 @@ from gemoclap_sb.models.tokenizer_files import PATTERNS
 from gemoclap_sb.models.towers import AudioTower, ClassTexts, PassThrough, TextTower
 from gemoclap_sb.models.weights import WEIGHTS, WeightsError, count_weights, load_weights
 
-DEFAULT_MODEL = "default"
-"""Name of the model that is part of this package."""
-
 # Sizes up to this are believed, whatever the number of weights.
 _HARMLESS_SIZE = 10**6
 
@@ -116,12 +113,9 @@ def _check_sizes(config: Mapping[str, Any], weights: Path) -> None:
 def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
     """Find a folder, or download of a hub's model (``owner/name``) the files that are read here.
 
-    ``default`` is the model in this package; a folder of that name is ``./default``.
     ``hub_options`` are ``huggingface_hub.snapshot_download``'s. ConfigurationError if it is
     neither, or the hub's cannot be downloaded.
     """
-    if str(source) == DEFAULT_MODEL:
-        return Path(__file__).with_name("default_model")
     folder = Path(source)
     if folder.is_dir():
         return folder
