@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, log_loss
 
 import gemoclap_sb.training.experiment
@@ -25,6 +26,7 @@ import gemoclap_sb.training.gemoclap_brain
 from gemoclap_sb.evaluation.metrics import classification_metrics
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import confidence_intervals
+from gemoclap_sb.export import export
 from gemoclap_sb.models import GEmoCLAP
 from gemoclap_sb.training.checkpoints import recorded_history
 from gemoclap_sb.training.experiment import main
@@ -166,6 +168,25 @@ def test_one_speaker_has_no_intervals(small_manifests, tmp_path, capsys):
     assert result["uar_by_gender"] is None
     assert "fewer than two" in result["notes"][-1]
     assert "fewer than two" in capsys.readouterr().out
+
+
+def test_last_epoch_is_tested_and_exported_when_asked(small_manifests, tmp_path):
+    folder = tmp_path / "run"
+    sl = (ROOT / "hparams/sl_scratch.yaml").read_text() + "\nselect_by: epoch\n"
+    (tmp_path / "last.yaml").write_text(sl)
+    _, *options = own_manifests(small_manifests, folder, cross_entropy_weight=0.5)
+    assert main(None, [str(tmp_path / "last.yaml"), *options]) == 0
+    result = metrics_of(folder)
+    assert result["epoch"] == 2
+    (kept,) = (folder / "save").glob("CKPT*")
+    assert recorded_history(folder / "save")[-1]["valid_uar"] == result["valid_uar"]
+    # The classifier of the joint loss serves training only.
+    weights = torch.load(kept / "clap.ckpt", weights_only=True)
+    assert weights["classifiers.emotion.weight"].shape[0] == 4
+    export(folder, tmp_path / "exported")
+    exported = load_file(tmp_path / "exported/model.safetensors")
+    assert set(weights) - set(exported) == {f"classifiers.emotion.{n}" for n in ("weight", "bias")}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in exported.items())
 
 
 def test_diverged_model_is_no_result(small_manifests, tmp_path, monkeypatch, capsys):
