@@ -16,16 +16,7 @@ from gemoclap_sb.data.manifests import read_manifest
 from gemoclap_sb.objectives import label_matrix
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.run_folder import ExperimentError
-from tests.conftest import ROOT
-
-TINY = {
-    "n_mels": 20,
-    "channels": [4, 8],
-    "strides": [1, 2],
-    "text_size": 16,
-    "embedding_size": 8,
-    "batch_size": 6,
-}
+from tests.run_folders import ROOT, TINY
 
 
 class Observed(torch.nn.Module):
@@ -43,7 +34,7 @@ def step(small_manifests, tmp_path):
     """Train one step of the demo's experiment: brain, batch, and the parameters before."""
 
     def run(objective=None, items=(), **overrides):
-        overrides = {**TINY, "output_folder": str(tmp_path), **overrides}
+        overrides = {**TINY, "batch_size": 6, "output_folder": str(tmp_path), **overrides}
         with open(ROOT / "hparams/demo.yaml", encoding="utf-8") as stream:
             hparams = load_hyperpyyaml(stream, overrides)
         hparams["objective"] = objective or hparams["objective"]
