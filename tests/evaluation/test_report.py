@@ -92,7 +92,11 @@ def test_summary_recomputes_figures_from_the_counts():
         ([FOLDS[0], FOLDS[0]], {}, "its own 'fold'; found \\[3, 3\\]"),
         ([{k: v for k, v in FOLDS[0].items() if k != "fold"}], {}, "found \\[None\\]"),
         ([FOLDS[0], {**FOLDS[1], "labels": ["sad", "ang"]}], {}, "different labels"),
-        (FOLDS, {"validation": "dev"}, "one of random, session, speaker, test; found 'dev'"),
+        (
+            FOLDS,
+            {"validation": "dev"},
+            "one of random, session, speaker, development, test; found 'dev'",
+        ),
     ],
 )
 def test_summary_refuses(folds, options, message):
