@@ -176,6 +176,7 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
         run_opts=run.run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    brain.check_options()
     if if_main_process():
         write_run_config(run.folder, brain.model, hparams["prompts"])
     if hparams.get("pretrainer") is not None:

@@ -24,6 +24,7 @@ from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
 
 SAMPLE_RATE = 16000
+SELECTING = ("uar", "war", "loss", "epoch")
 
 
 class GEmoCLAPBrain(ResumableBrain):
@@ -39,6 +40,19 @@ class GEmoCLAPBrain(ResumableBrain):
     `gemoclap_sb.training.mixup`; 0 mixes nothing).
     A batch has ``sig``, and for each label its text ``NAME`` and its index ``NAME_encoded``.
     """
+
+    def check_options(self) -> None:
+        """Refuse values of the optional ``hparams`` that would fail in the middle of training."""
+        selecting, crop = self.selected_by, getattr(self.hparams, "crop_seconds", None)
+        mixup = getattr(self.hparams, "mixup", 0.0)
+        if selecting not in SELECTING:
+            raise ExperimentError(
+                f"select_by: expected one of {', '.join(SELECTING)}, found {selecting!r}."
+            )
+        if crop is not None and not (isinstance(crop, int | float) and 0 < crop < math.inf):
+            raise ExperimentError(f"crop_seconds: expected more than 0, or null, found {crop!r}.")
+        if not (isinstance(mixup, int | float) and 0 <= mixup < math.inf):
+            raise ExperimentError(f"mixup: expected 0 or more, found {mixup!r}.")
 
     @property
     def selected_by(self) -> str:

@@ -189,6 +189,26 @@ def test_last_epoch_is_tested_and_exported_when_asked(small_manifests, tmp_path)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in exported.items())
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"select_by": "best"}, "select_by: expected one of uar, war, loss, epoch, found 'best'"),
+        ({"crop_seconds": 0}, "crop_seconds: expected more than 0, or null, found 0"),
+        ({"crop_seconds": "long"}, "crop_seconds: expected more than 0"),
+        ({"mixup": -1}, "mixup: expected 0 or more, found -1"),
+    ],
+)
+def test_impossible_option_is_told_before_training(
+    option, message, small_manifests, tmp_path, capsys
+):
+    sl = (ROOT / "hparams/sl_scratch.yaml").read_text() + "\nselect_by: uar\n"
+    (tmp_path / "sl.yaml").write_text(sl)
+    _, *options = own_manifests(small_manifests, tmp_path / "run", **option)
+    assert main(None, [str(tmp_path / "sl.yaml"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "run/save").glob("CKPT*"))
+
+
 def test_diverged_model_is_no_result(small_manifests, tmp_path, monkeypatch, capsys):
     scores = GEmoCLAP.class_scores
     monkeypatch.setattr(GEmoCLAP, "class_scores", lambda *a: scores(*a) * math.nan)
