@@ -93,8 +93,8 @@ def cut(wavs: Tensor, starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
             [1., 2.]]), tensor([0.5000, 1.0000]))
     """
     lengths = stops - starts
-    longest = int(lengths.max())
-    places = starts.unsqueeze(1) + torch.arange(longest, device=wavs.device)
-    parts = wavs.gather(1, places.clamp(max=wavs.shape[1] - 1))
-    parts = parts.masked_fill(~mask_from_lengths(lengths, longest), 0.0)
-    return parts, lengths.float() / longest
+    # Not one `gather`, which looks up each sample: twenty times slower on a CPU.
+    parts = wavs.new_zeros(len(wavs), int(lengths.max()))
+    for part, wav, start, stop in zip(parts, wavs, starts.tolist(), stops.tolist(), strict=True):
+        part[: stop - start] = wav[start:stop]
+    return parts, lengths.float() / parts.shape[1]
