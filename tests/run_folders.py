@@ -47,6 +47,13 @@ def tiny_run(output: Path, *flags: str, **options: object) -> list[str]:
     return [str(ROOT / "hparams/sl_scratch.yaml"), "--device", "cpu", *pairs, *flags]
 
 
+def own_manifests(manifests: dict, output: Path, *flags: str, **options: object) -> list[str]:
+    """Command line of a tiny run on three manifests."""
+    given = {f"{split}_csv": manifests[f"{split}_csv"] for split in ("train", "valid", "test")}
+    given |= {"data_folder": manifests["data_root"], **options}
+    return tiny_run(output, *flags, **given)
+
+
 def make_prompts() -> Prompts:
     return Prompts(
         words={

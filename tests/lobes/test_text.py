@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, RobertaModel, T5Config
@@ -126,6 +127,19 @@ def test_gradient_checkpointing_changes_nothing_but_memory(source, tmp_path):
         expected = gradients(plain)
         for name, gradient in gradients(checkpointed).items():
             torch.testing.assert_close(gradient, expected[name])
+
+
+def test_byte_vectors_are_normalised_by_what_training_saw():
+    encoder = byte_encoder(dropout=0.0)
+    raw = encoder(SENTENCES).detach().numpy()  # nothing is counted before training
+    trained = encoder.train()(SENTENCES).detach()
+    mean, deviation = raw.mean(axis=0), raw.std(axis=0)
+    np.testing.assert_allclose(trained, (raw - mean) / deviation, rtol=1e-3, atol=1e-3)
+    # What all prompts have in common is gone.
+    cosines = np.corrcoef(trained)[np.triu_indices(3, 1)]
+    assert cosines.max() < 0.5 < np.corrcoef(raw)[np.triu_indices(3, 1)].min()
+    alone = encoder.eval()(SENTENCES[:1]).detach()[0]
+    np.testing.assert_allclose(alone, trained[0], rtol=1e-3, atol=1e-3)
 
 
 def test_rebuilt_from_plain_data(encoder, tmp_path):
