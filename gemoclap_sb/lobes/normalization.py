@@ -1,4 +1,4 @@
-"""Features normalised by what they were on the training set.
+"""Features normalised by what they were on the training set, sentences by their neighbours.
 
 SpeechBrain's ``InputNormalization(norm_type="global")`` does that too, with statistics that are
 neither in a module's ``state_dict`` nor moved by DDP, and that exist only after a first batch.
@@ -54,3 +54,45 @@ class TrainingSetNormalization(nn.Module):
         self.count.fill_(count)
         # New tensors: the graph of an earlier pass may still need the old ones.
         self.mean, self.deviation = mean, deviation
+
+
+class SentenceNormalization(nn.Module):
+    """Give each dimension of a step's sentence vectors mean 0 and deviation 1.
+
+    Batch normalisation without a gain (Ioffe and Szegedy, arXiv 1502.03167), but for two things
+    that torch's has not. A sentence that is alone in a step is normalised as in evaluation, by the
+    running statistics. Processes do not wait for each other: each has prompts of all classes.
+
+    Parameters
+    ----------
+    size : int
+        Of a vector.
+    momentum : float
+        Share of a step in the running statistics, after the first ones.
+
+    Examples
+    --------
+    >>> normalization = SentenceNormalization(1)
+    >>> normalization(torch.tensor([[4.0], [6.0]])).round().squeeze()
+    tensor([-1.,  1.])
+    """
+
+    def __init__(self, size: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Normalise vectors [N, size]."""
+        mean, variance = self.mean, self.variance
+        if self.training and len(vectors) > 1:
+            variance, mean = torch.var_mean(vectors, dim=0, correction=0)
+            self.steps += 1
+            # The first steps count alike; what the statistics began with counts for nothing.
+            share = (1 / self.steps).clamp(min=self.momentum)
+            # New tensors: the graph of an earlier pass may still need the old ones.
+            self.mean = self.mean.lerp(mean.detach(), share)
+            self.variance = self.variance.lerp(variance.detach(), share)
+        return (vectors - mean) * (variance + 1e-5).rsqrt()

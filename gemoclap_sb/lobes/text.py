@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, RobertaConfig, Ro
 from transformers.configuration_utils import PreTrainedConfig
 
 from gemoclap_sb.lobes.configured import Configured
+from gemoclap_sb.lobes.normalization import SentenceNormalization
 
 _BOS, _PAD, _EOS, _FIRST_BYTE = 0, 1, 2, 3
 
@@ -142,6 +143,8 @@ class ByteTextEncoder(Configured):
     """Small RoBERTa over UTF-8 bytes, trained from nothing.
 
     A byte is a token, so any script can be read and no vocabulary is fetched. Attention is `sdpa`.
+    Vectors are normalised by those of other sentences: prompts differ in one word, and what they
+    have in common would otherwise hide it.
 
     Parameters
     ----------
@@ -204,6 +207,7 @@ class ByteTextEncoder(Configured):
             ),
             add_pooling_layer=False,
         )
+        self.normalization = SentenceNormalization(hidden_size)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -215,7 +219,8 @@ class ByteTextEncoder(Configured):
         ]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PAD)
         ids = ids.to(self.model.device)
-        return self.model(input_ids=ids, attention_mask=ids.ne(_PAD).long()).last_hidden_state[:, 0]
+        output = self.model(input_ids=ids, attention_mask=ids.ne(_PAD).long())
+        return self.normalization(output.last_hidden_state[:, 0].float())
 
     def _bytes(self, sentence: str) -> bytes:
         encoded = sentence.encode("utf-8")
