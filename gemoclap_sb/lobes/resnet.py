@@ -73,6 +73,9 @@ class ResNetEncoder(Configured):
         Longest stretch of time, in milliseconds.
     frequency_mask_bands : int
         Widest stretch of frequency, in Mel bands.
+    center_utterances : bool
+        Whether an utterance's own mean is taken from each band first. Gain and channel of a
+        recording then do not count, nor does loudness.
     gradient_checkpointing : bool
         Whether training recomputes activations in the backward pass to save memory.
 
@@ -102,6 +105,7 @@ class ResNetEncoder(Configured):
         time_mask_ms: float = 320,
         frequency_masks: int = 1,
         frequency_mask_bands: int = 12,
+        center_utterances: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         channels, strides = list(channels), list(strides)
@@ -109,6 +113,7 @@ class ResNetEncoder(Configured):
         _check(sample_rate, n_mels, window_ms, hop_ms, channels, strides, output_size)
         self.output_size = output_size
         self.strides = (2, *strides)
+        self.center_utterances = center_utterances
         self.gradient_checkpointing = gradient_checkpointing
         # Even, so that a centred transform gives n // hop + 1 frames.
         window = 2 * round(sample_rate * window_ms / 2000)
@@ -188,6 +193,9 @@ class ResNetEncoder(Configured):
             # The frame after the last may still see the utterance's tail, and the floor
             # is set relative to an utterance's loudest frame.
             features = self.fbank.compute_fbanks(power.masked_fill(~mask, 0.0))
+            if self.center_utterances:
+                total = features.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True)
+                features = features - total / lengths.view(-1, 1, 1)
             features = self.normalization(features, mask).masked_fill(~mask, 0.0)
         return self.augment(features) if self.training else features
 

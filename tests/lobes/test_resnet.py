@@ -48,8 +48,10 @@ def stock_features(wav):
 
 def stock_frames(encoder, wav):
     """SpeechBrain's features and blocks, as they are, on one utterance."""
-    norm = encoder.normalization
-    x = (stock_features(wav) - norm.mean) / norm.deviation
+    norm, x = encoder.normalization, stock_features(wav)
+    if encoder.center_utterances:
+        x = x - x.mean(dim=1)
+    x = (x - norm.mean) / norm.deviation
     x = torch.relu(encoder.stem_norm(encoder.stem(x.transpose(1, 2).unsqueeze(1))))
     for block in encoder.blocks:
         x = block(x)
@@ -57,8 +59,9 @@ def stock_frames(encoder, wav):
     return torch.relu(encoder.join_norm(encoder.join(x)))[0].T
 
 
-def test_frames_of_a_batch_are_speechbrains_of_each_utterance():
-    encoder = make()
+@pytest.mark.parametrize("center", [False, True])
+def test_frames_of_a_batch_are_speechbrains_of_each_utterance(center):
+    encoder = make(center_utterances=center)
     wavs, padded, wav_lens = batch_of([9000, 16000, 4321], garbage=float("nan"))
     frames = encoder(padded, wav_lens)
     assert frames.shape[2] == encoder.output_size == 12
@@ -131,6 +134,11 @@ def test_loudness_counts():
     encoder = make()
     wav = 0.1 * torch.randn(1, 8000)
     assert (encoder(wav) - encoder(0.1 * wav)).abs().max() > 0.1
+
+
+def test_centred_utterances_have_no_gain():
+    encoder, wav = make(center_utterances=True), 0.1 * torch.randn(1, 8000)
+    torch.testing.assert_close(encoder(0.1 * wav), encoder(wav), atol=1e-4, rtol=0)
 
 
 def test_batch_statistics_are_those_of_valid_frames():
