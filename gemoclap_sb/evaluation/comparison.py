@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 class FoldScore:
     """Result of one fold: fractions, and how many utterances it was tested and trained on.
 
-    ``notes`` are what a table with it must say.
+    ``notes`` are what a table with it must say, ``seconds`` what it took.
     """
 
     war: float
@@ -32,6 +32,7 @@ class FoldScore:
     n_test: int
     n_train: int | None = None
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
