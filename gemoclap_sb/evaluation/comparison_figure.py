@@ -99,12 +99,9 @@ def draw_groups(groups: Mapping[str, Comparison], path: str | Path, title: str) 
             tick.gridline.set_visible(False)
             tick.tick1line.set_visible(False)
     axes.set_xlabel("UAR (%)", color=INK)
-    axes.set_title(
-        "Mean and standard deviation over seeds (over folds, where there is one seed);\n"
-        "dotted: the first row of the group",
-        color=PALE,
-        fontsize=9,
-    )
+    over = " or ".join(dict.fromkeys(of.deviation_over for of in groups.values()))
+    explained = f"error bars: standard deviation over {over}\ndotted: the first row of the group"
+    axes.set_title(explained, color=PALE, fontsize=9)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     return save_figure(figure, path)
 
