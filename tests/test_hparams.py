@@ -64,6 +64,18 @@ def test_experiments_of_an_objective_differ_in_the_encoder_only(objective):
     assert len(set(texts)) == 1
 
 
+@pytest.mark.parametrize(
+    ("sl", "ml"), [("sl_scratch", "ml_scratch"), ("ravdess_scratch", "ravdess_ml")]
+)
+def test_ml_and_sl_differ_in_objective_and_heads_only(sl, ml):
+    text = (HPARAMS / f"{sl}.yaml").read_text().replace("SL-GEmo-CLAP", "ML-GEmo-CLAP")
+    text = text.replace(f"experiment: {sl}", f"experiment: {ml}")
+    text = text.replace("objectives.SoftLabelObjective", "objectives.MultiTaskObjective")
+    assert (HPARAMS / f"{ml}.yaml").read_text() == text.replace(
+        "heads: [emotion]", "heads: [emotion, gender]"
+    )
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_takes_any_corpus(name):
     settings = read_settings(HPARAMS / f"{name}.yaml")

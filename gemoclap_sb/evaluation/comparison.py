@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 class FoldScore:
     """Result of one fold: fractions, and how many utterances it was tested and trained on.
 
-    ``notes`` are what a table with it must say.
+    ``notes`` are what a table with it must say, ``seconds`` what it took.
     """
 
     war: float
@@ -32,6 +32,7 @@ class FoldScore:
     n_test: int
     n_train: int | None = None
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class Cell:
     def expected(self) -> int:
         """How many folds there should be, over all seeds."""
         return sum(len(folds) for folds in self.scores.values())
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """What a finished fold took on average; None if no fold says."""
+        scores = [score for folds in self.scores.values() for score in folds if score]
+        seconds = [score.seconds for score in scores if score.seconds is not None]
+        return fmean(seconds) if seconds else None
 
     def of_seed(self, seed: int) -> Cell:
         """Give the cell that has this seed alone."""
@@ -142,6 +150,17 @@ class Comparison:
             for encoder in self.encoders
             for earlier, later in combinations(self.objectives, 2)
         ]
+
+
+def difference_from_first(comparison: Comparison, cell: Cell, name: str) -> PairedTest | None:
+    """Test a cell against the first of its comparison; None for that one, or if a fold is missing.
+
+    ValueError as `paired_test` has it.
+    """
+    first = comparison.cells[0]
+    if cell is first or cell.finished < cell.expected or first.finished < first.expected:
+        return None
+    return paired_test(cell, first, name)
 
 
 def paired_test(cell: Cell, other: Cell, name: str) -> PairedTest:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemoclap_sb.evaluation.comparison import SCORES, Comparison
-from gemoclap_sb.evaluation.figures import INK, PALE, new_figure, save_figure, tidy
+from gemoclap_sb.evaluation.figures import INK, PALE, UAR_COLOUR, new_figure, save_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +47,61 @@ def draw_comparison(
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK
     )
+    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    return save_figure(figure, path)
+
+
+def draw_groups(groups: Mapping[str, Comparison], path: str | Path, title: str) -> Path:
+    """Draw the UAR of each row, a block for each group, and return the path of the PNG.
+
+    Groups are those of `gemoclap_sb.evaluation.comparison_tables.groups_markdown`. A row that
+    lacks a fold leaves its place empty.
+
+    Examples
+    --------
+    >>> from gemoclap_sb.evaluation.comparison import Cell, FoldScore
+    >>> cell = Cell("softmax", "target", {1: [FoldScore(0.75, 0.5, 10, 40)]})
+    >>> groups = {"target": Comparison([cell])}
+    >>> draw_groups(groups, getfixture("tmp_path") / "groups.png", "Demo").name
+    'groups.png'
+    """
+    lines = sum(len(comparison.cells) + 1 for comparison in groups.values())
+    figure = new_figure(6.5, 0.27 * lines + 1.6)
+    axes = figure.subplots()
+    place, places, called, headings = 0.0, [], [], []
+    for group, comparison in groups.items():
+        seeds = ", ".join(map(str, comparison.seeds))
+        headings.append(len(called))
+        called.append(f"{group} (seed{'s' * (len(comparison.seeds) > 1)} {seeds})")
+        places.append(place)
+        for number, cell in enumerate(comparison.cells, start=1):
+            places.append(place + number)
+            called.append(comparison.names.get(cell.objective, cell.objective))
+            if found := cell.mean_and_std("uar"):
+                mean, std = found
+                bar = {"ecolor": INK, "elinewidth": 1.2, "capsize": 3, "markeredgecolor": INK}
+                own = {"color": UAR_COLOUR, "marker": "o", "markersize": 7, "zorder": 3}
+                axes.errorbar(100 * mean, places[-1], xerr=100 * (std or 0.0), **own, **bar)
+                if number == 1:
+                    ends = place + 0.6, place + len(comparison.cells) + 0.4
+                    axes.vlines(100 * mean, *ends, color=PALE, linewidth=1.2, linestyle=":")
+        # Half a line more between groups.
+        place += len(comparison.cells) + 1.5
+    axes.set_yticks(places, called)
+    axes.set_ylim(place - 0.8, -0.8)
+    tidy(axes)
+    # Guides for rows, not for headings.
+    for number, (tick, label) in enumerate(
+        zip(axes.yaxis.get_major_ticks(), axes.get_yticklabels(), strict=True)
+    ):
+        if number in headings:
+            label.set_fontweight("bold")
+            tick.gridline.set_visible(False)
+            tick.tick1line.set_visible(False)
+    axes.set_xlabel("UAR (%)", color=INK)
+    over = " or ".join(dict.fromkeys(of.deviation_over for of in groups.values()))
+    explained = f"error bars: standard deviation over {over}\ndotted: the first row of the group"
+    axes.set_title(explained, color=PALE, fontsize=9)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     return save_figure(figure, path)
 

@@ -7,10 +7,16 @@ dash, and how many folds there are stands beside it.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 
-from gemoclap_sb.evaluation.comparison import SCORES, Comparison, paired_test
+from gemoclap_sb.evaluation.comparison import (
+    SCORES,
+    Comparison,
+    PairedTest,
+    difference_from_first,
+    paired_test,
+)
 from gemoclap_sb.evaluation.report import markdown_table
 
 EMPTY = "–"
@@ -25,6 +31,13 @@ TEST_NOTE = (
     "a guide. p is of one test alone, not corrected for their number. Where fewer than two folds "
     "are there for both objectives with every seed, there is no test; where all differences are "
     "equal, no interval and no p."
+)
+_GROUPS_CAPTION = (
+    "WAR (accuracy) and UAR (mean of the per-class recalls) in %, mean ± standard deviation over "
+    "the means of a row's seeds, or over its folds where it has one seed (ddof = 1). A dash: not "
+    "all folds are there; their number says how many are. Difference: a row's UAR minus that of "
+    "the first row of its group, in points, where both have all folds. A run that stands in "
+    "several groups is the same run, over the seeds of each. Seconds: mean of the finished folds."
 )
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -120,6 +133,77 @@ def comparison_latex(comparison: Comparison, title: str, label: str) -> str:
     if rows:
         lines += ["", *_latex_table(heading, rows, TEST_NOTE, f"{label}_tests")]
     return "\n".join(lines) + "\n"
+
+
+def groups_markdown(
+    groups: Mapping[str, Comparison], title: str, picture: str | None = None
+) -> str:
+    r"""Write comparisons of few rows as one table, each row against the first of its group.
+
+    A group's comparison has one encoder, and its objectives are the rows. ``picture`` is a path
+    relative to the text.
+
+    Examples
+    --------
+    >>> from gemoclap_sb.evaluation.comparison import Cell, FoldScore
+    >>> cells = [Cell(row, "target", {1: [FoldScore(0.7, 0.6, 10, 40)]}) for row in "ab"]
+    >>> text = groups_markdown({"target": Comparison(cells)}, "Demo")
+    >>> print("\n".join(text.splitlines()[4:6]))
+    | target | a | 1 | 1 of 1 | 70.00 | 60.00 |  |  |  | – |
+    | target | b | 1 | 1 of 1 | 70.00 | 60.00 | – | – | – | – |
+    """
+    heading = ["group", "row", "seeds", "folds", "WAR", "UAR", "difference in UAR"]
+    heading += ["95 % interval", "p", "seconds a fold"]
+    rows = []
+    for group, comparison in groups.items():
+        for cell in comparison.cells:
+            first = cell is comparison.cells[0]
+            row = [group, comparison.names.get(cell.objective, cell.objective)]
+            row += [", ".join(map(str, cell.scores)), f"{cell.finished} of {cell.expected}"]
+            row += [_spread(cell.mean_and_std(name)) for name in SCORES]
+            test = difference_from_first(comparison, cell, "uar") or PairedTest(0)
+            compared = [_signed(test.difference), _interval(test.interval), _p(test.p)]
+            row += ["", "", ""] if first else compared
+            seconds = cell.mean_seconds
+            rows.append([*row, EMPTY if seconds is None else f"{seconds:.0f}"])
+    lines = [f"# {title}", "", *markdown_table(heading, rows), "", _GROUPS_CAPTION]
+    if notes := dict.fromkeys(note for group in groups.values() for note in group.notes):
+        lines += ["", *(f"- {note}" for note in notes)]
+    if picture:
+        lines += ["", f"![UAR of each row]({picture})"]
+    return "\n".join([*lines, "", TEST_NOTE.replace("objectives", "rows")]) + "\n"
+
+
+def groups_csv(groups: Mapping[str, Comparison]) -> str:
+    """Write comparisons as one CSV, a line for each row of each group; empty where missing.
+
+    Examples
+    --------
+    >>> from gemoclap_sb.evaluation.comparison import Cell, FoldScore
+    >>> cell = Cell("softmax", "target", {1: [FoldScore(0.75, 0.5, 10, 40, seconds=3.0)]})
+    >>> print(groups_csv({"target": Comparison([cell])}).splitlines()[1])
+    target,softmax,1,1,1,folds,75.0000,,50.0000,,,,,,3.0
+    """
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heading = ["group", "row", "seeds", "folds_finished", "folds_expected", "std_over"]
+    heading += [f"{name}_{of}" for name in SCORES for of in ("percent", "std_percent")]
+    heading += ["uar_difference_points", "interval_low_points", "interval_high_points", "p"]
+    writer.writerow([*heading, "seconds_a_fold"])
+    for group, comparison in groups.items():
+        for cell in comparison.cells:
+            test = difference_from_first(comparison, cell, "uar") or PairedTest(0)
+            values = [v for name in SCORES for v in cell.mean_and_std(name) or (None, None)]
+            values += [test.difference, *(test.interval or (None, None))]
+            seconds = cell.mean_seconds
+            writer.writerow(
+                [group, cell.objective, " ".join(map(str, cell.scores))]
+                + [cell.finished, cell.expected, comparison.deviation_over]
+                + ["" if value is None else f"{100 * value:.4f}" for value in values]
+                + ["" if test.p is None else f"{test.p:.4g}"]
+                + ["" if seconds is None else f"{seconds:.1f}"]
+            )
+    return text.getvalue()
 
 
 def escape_latex(text: str) -> str:

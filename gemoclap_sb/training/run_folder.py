@@ -35,6 +35,8 @@ UNRECORDED = frozenset(
     {"output_folder", "run_folder", "num_workers", "pretrained_folder", "make_corpus"}
     # Objects whose arguments stand at top level too, or hold paths.
     | {"epoch_counter", "train_logger", "checkpointer", "model", "clap", "modules"}
+    # Stands in the prompts.
+    | {"emotion_templates"}
 )
 
 

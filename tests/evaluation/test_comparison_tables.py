@@ -16,6 +16,8 @@ from gemoclap_sb.evaluation.comparison_tables import (
     comparison_latex,
     comparison_markdown,
     escape_latex,
+    groups_csv,
+    groups_markdown,
 )
 
 NAMES = {"emo": "Emo-CLAP", "sl": "SL-GEmo-CLAP", "my_encoder": "Mine & 100 %"}
@@ -149,3 +151,65 @@ def test_latex_escapes(one_seed):
     assert r"Mine \& 100 \% & 0 of 2 & -- & -- & --" in text
     assert r"5 \% of \{a\_corpus\}" in text
     assert r"wavlm & 2 of 2 & 75.00 $\pm$ 7.07 & 79.28 & $-$4.28" in text
+
+
+@pytest.fixture
+def groups():
+    """Two seeds of three rows, of which one lacks a fold, and one seed of two equal rows."""
+    notes = ("Figures of somebody.",)
+    target = [
+        Cell("normalized", "target", {1: folds(0.70, 0.80), 2: folds(0.74, 0.84)}),
+        Cell("softmax", "target", {1: folds(0.60, 0.80, notes=notes), 2: folds(0.62, 0.82)}),
+        Cell("partial", "target", {1: folds(0.60, 0.80), 2: folds(0.62, None)}),
+    ]
+    same = [FoldScore(0.5, 0.4, 20, 80, notes, seconds) for seconds in (10.0, 30.0)]
+    prompts = [Cell(row, "prompts", {3: same}) for row in ("a", "b")]
+    return {"target": Comparison(target), "prompts": Comparison(prompts)}
+
+
+def test_groups_have_each_row_against_the_first(groups):
+    """Softmax minus normalized is -0.11 and -0.03 on the folds, averaged over the seeds."""
+    text = groups_markdown(groups, "Title", picture="p.png")
+    rows = {tuple(row[:2]): row[2:] for row in table_below(text, "# Title")[1:]}
+    assert list(rows) == [
+        ("target", "normalized"), ("target", "softmax"), ("target", "partial"),
+        ("prompts", "a"), ("prompts", "b"),
+    ]  # fmt: skip
+    assert rows["target", "normalized"] == [
+        "1, 2", "4 of 4", "77.00 ± 2.83", "67.00 ± 2.83", "", "", "", "–",
+    ]  # fmt: skip
+    # By hand: 0.60 + 0.62 - 0.70 - 0.74 and 0.80 + 0.82 - 0.80 - 0.84, halved.
+    error = 100 * math.sqrt((1 / 2 + 20 / 80) * (0.10**2) / 2)
+    p = 1 - 2 / math.pi * math.atan(6 / error)
+    reach = error * math.tan(0.475 * math.pi)
+    assert rows["target", "softmax"][4:] == [
+        "−6.00", f"[−{reach + 6:.2f}, +{reach - 6:.2f}]", f"{p:.3f}", "–",
+    ]  # fmt: skip
+    # A fold is missing: no figure, though one fold could be compared.
+    assert rows["target", "partial"][1:] == ["3 of 4", *"––––––"]
+    assert rows["prompts", "b"] == [
+        "3",
+        "2 of 2",
+        "50.00 ± 0.00",
+        "40.00 ± 0.00",
+        "+0.00",
+        *"––",
+        "20",
+    ]
+    assert text.count("- Figures of somebody.") == 1
+    assert "![UAR of each row](p.png)" in text
+    assert "Test between rows:" in text and "objectives" not in text
+
+
+def test_groups_as_csv_are_empty_where_nothing_is(groups):
+    table = pandas.read_csv(io.StringIO(groups_csv(groups))).set_index(["group", "row"])
+    softmax, partial = table.loc["target", "softmax"], table.loc["target", "partial"]
+    assert softmax.uar_difference_points == pytest.approx(-6.0)
+    assert softmax.interval_low_points + softmax.interval_high_points == pytest.approx(-12.0)
+    assert (softmax.war_percent, softmax.uar_percent, softmax.seeds) == (71.0, 61.0, "1 2")
+    assert partial[["war_percent", "uar_percent", "uar_difference_points", "p"]].isna().all()
+    assert (partial.folds_finished, partial.folds_expected) == (3, 4)
+    assert table.loc["prompts", "a"].seconds_a_fold == 20.0
+    assert table.std_over.to_dict()["prompts", "a"] == "folds"
+    first = table.loc["target", "normalized"]
+    assert first[["uar_difference_points", "p", "seconds_a_fold"]].isna().all()

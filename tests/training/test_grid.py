@@ -13,7 +13,7 @@ import pytest
 
 from gemoclap_sb.evaluation.comparison import Published
 from gemoclap_sb.files import write_json
-from gemoclap_sb.training import grid
+from gemoclap_sb.training import grid, runs
 
 YAML = """
 experiment: {name}
@@ -80,7 +80,7 @@ class Recipe:
 @pytest.fixture
 def recipe(monkeypatch):
     recipe = Recipe()
-    monkeypatch.setattr(grid.cross_validation, "main", recipe.main)
+    monkeypatch.setattr(runs.cross_validation, "main", recipe.main)
     # Drawn after every run, half a second each time.
     monkeypatch.setattr(grid, "draw_comparison", lambda *arguments: None)
     return recipe
@@ -175,7 +175,7 @@ def test_tables_follow_every_run(command, recipe, tmp_path, monkeypatch):
         seen.append([row["folds_finished"] for row in cells(tmp_path).values()])
         return recipe.main(train_script, argv)
 
-    monkeypatch.setattr(grid.cross_validation, "main", watch)
+    monkeypatch.setattr(runs.cross_validation, "main", watch)
     assert command() == 0
     # Rows: emo_a, emo_b, sl_a, sl_b. Runs: emo_a, sl_a, emo_b, sl_b.
     assert [" ".join(row) for row in seen] == ["0 0 0 0", "2 0 0 0", "2 0 2 0", "2 2 2 0"]

@@ -1,0 +1,242 @@
+"""Many cross-validations in one command: which are finished, what is missing, tables after each.
+
+`gemoclap_sb.training.grid` and `gemoclap_sb.training.comparisons` say which runs there are and
+what their tables are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import speechbrain as sb
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gemoclap_sb.data.preparation import RECORD
+from gemoclap_sb.evaluation.comparison import FoldScore
+from gemoclap_sb.evaluation.report import VALIDATION_NOTES
+from gemoclap_sb.files import read_json
+from gemoclap_sb.training import cross_validation
+from gemoclap_sb.training.run_folder import METRICS, RUN, ExperimentError, read_settings
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """One of many runs: what messages call it, its folder, what ``cross_validate.py`` is given."""
+
+    called: str
+    folder: Path
+    number_of_folds: int
+    argv: list[str]
+
+    def scores(self) -> list[FoldScore | None]:
+        """Read the results of its folds, None for one that is not finished."""
+        return [
+            _read_score(self.folder / f"fold_{fold}") for fold in range(1, self.number_of_folds + 1)
+        ]
+
+
+Write = Callable[[], list[Path]]
+
+
+def conduct(
+    train_script: Path,
+    options: argparse.Namespace,
+    plan: Callable[[], tuple[Sequence[CrossValidation], Write]],
+) -> int:
+    """Do what the options ask for: list the runs, or run them and write their tables.
+
+    ``plan`` gives the runs in their order and what writes the tables, whose paths it returns,
+    Markdown first; `add_options` makes the options. Returns the exit status: 0; 1 if a run failed;
+    2 if they could not start as asked.
+    """
+    try:
+        runs, write = plan()
+        if options.list:
+            print("\n".join(map(_listed, runs)))
+            return 0
+        # Now, too: what cannot be read is told before anything is trained.
+        paths = _written(write)
+        failed = []
+        if not options.tables_only:
+            failed = run_all(train_script, runs, lambda: _written(write))
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(paths[0].read_text(encoding="utf-8"))
+    print("\n".join(map(str, paths)))
+    if failed:
+        print(
+            f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}. "
+            "The same command goes on from there.",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def run_all(
+    train_script: Path, runs: Sequence[CrossValidation], after_each: Callable[[], object]
+) -> list[str]:
+    """Cross-validate each run, call ``after_each``, and say which runs failed, and how."""
+    failed = []
+    for number, run in enumerate(runs, start=1):
+        finished = None not in run.scores()
+        state = " (finished before)" if finished else ""
+        print(f"run {number} of {len(runs)}: {run.called}{state}", flush=True)
+        # A finished one goes there too, to be refused if its settings are others; its report
+        # was printed when it ran.
+        quiet = contextlib.redirect_stdout(io.StringIO()) if finished else contextlib.nullcontext()
+        try:
+            with quiet:
+                status = cross_validation.main(train_script, run.argv)
+        except Exception:
+            # Whatever it is, the other runs have days of work to do.
+            traceback.print_exc()
+            status = 1
+        if status:
+            failed.append(f"{run.called} (exit status {status})")
+        after_each()
+    return failed
+
+
+def add_options(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add the options that `conduct` reads; ``folder`` is the default of ``--output_folder``."""
+    add = parser.add_argument
+    add("--output_folder", default=folder, help=folder)
+    add("--jobs", help="folds side by side, as cross_validate.py takes it")
+    add("--list", action="store_true", help="list the runs and what is finished, and end")
+    add("--tables_only", action="store_true", help="write the tables from what is there")
+
+
+def listed_names(text: str) -> list[str]:
+    """Read names with commas between, each once; the type of an option."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names with commas between, found {text!r}")
+    return names
+
+
+def listed_seeds(text: str) -> list[int]:
+    """Read whole numbers with commas between, each once; the type of an option."""
+    try:
+        return list(dict.fromkeys(int(name) for name in listed_names(text)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers with commas between, found {text!r}"
+        ) from error
+
+
+def experiment(train_script: Path, name: str) -> tuple[Path, set[str]]:
+    """Find an experiment's YAML beside a recipe's ``train.py``, and the keys that it has."""
+    path = train_script.parent / "hparams" / f"{name}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+        raise ExperimentError(f"no experiment {path}: expected one of {there}.")
+    return path, set(read_settings(path))
+
+
+def check_keys(
+    passed: Sequence[str], keys: Mapping[str, set[str]], own_keys: Mapping[str, str]
+) -> dict:
+    """Read the YAML keys among options, each of which some experiment must have.
+
+    ``keys`` are those of each experiment, ``own_keys`` say to whom a key is left that may not be
+    given.
+    """
+    given = overrides(passed)
+    for key in given:
+        if key in own_keys:
+            raise ExperimentError(f"--{key} is left to {own_keys[key]}.")
+        lacking = [name for name, known in keys.items() if key not in known]
+        if len(lacking) == len(keys):
+            every = ", ".join(sorted(set().union(*keys.values())))
+            raise ExperimentError(f"--{key} is no key of {', '.join(lacking)}. Keys: {every}.")
+        if lacking:
+            print(f"note: {', '.join(lacking)} run without --{key}, no key of theirs.")
+    return given
+
+
+def check_data(folder: str | None) -> None:
+    """Refuse what would let every run fail."""
+    if not folder:
+        raise ExperimentError("no data: give --data_folder (the corpus's folder).")
+    if not Path(folder).is_dir():
+        raise ExperimentError(f"--data_folder: no folder {folder} (seen from {Path.cwd()}).")
+
+
+def overrides(options: Sequence[str]) -> dict:
+    """Read the YAML keys among options; those of SpeechBrain are none."""
+    _, _, text = sb.parse_arguments(["no.yaml", *options])
+    try:
+        given = YAML(typ="safe").load(text) or {}
+    except YAMLError as error:
+        given = error
+    if not isinstance(given, dict):
+        raise ExperimentError(f"expected --key value, each key once; found {' '.join(options)}.")
+    return given
+
+
+def without(options: Sequence[str], keys: set[str]) -> list[str]:
+    """Leave out ``--key value`` and ``--key=value``."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for key in keys:
+        parser.add_argument(f"--{key}")
+    return parser.parse_known_args(options)[1]
+
+
+def _written(write: Write) -> list[Path]:
+    """Write tables; ExperimentError if they cannot be made or written."""
+    try:
+        return write()
+    except ValueError as error:
+        raise ExperimentError(str(error)) from error
+    except OSError as error:
+        raise ExperimentError(f"--output_folder: {error}") from error
+
+
+def _listed(run: CrossValidation) -> str:
+    """Say of a run how much of it is finished, and where it is."""
+    scores = run.scores()
+    there = len(scores) - scores.count(None)
+    state = "finished" if there == len(scores) else "begun   " if there else "missing "
+    return f"{state}  {there} of {len(scores)} folds  {run.called}  {run.folder}"
+
+
+def _read_score(folder: Path) -> FoldScore | None:
+    """Read the result of a fold; ExperimentError if it is damaged."""
+    path = folder / METRICS
+    if not path.is_file():
+        return None
+    try:
+        metrics = read_json(path)
+        chosen = VALIDATION_NOTES.get(metrics.get("validation"))
+        return FoldScore(
+            war=metrics["war"],
+            uar=metrics["uar"],
+            n_test=metrics["n_test"],
+            n_train=_recorded(folder / "manifests" / RECORD, "counts", "train", "utterances"),
+            notes=tuple(filter(None, [chosen, *metrics.get("notes", [])])),
+            seconds=_recorded(folder / RUN, "seconds"),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExperimentError(
+            f"{path} is no result of a fold ({error!r}): delete {folder} to run the fold again."
+        ) from error
+
+
+def _recorded(path: Path, *keys: str) -> float | None:
+    """Read a number of a record; None if there is no such record."""
+    try:
+        record = read_json(path)
+        for key in keys:
+            record = record[key]
+        return record
+    except (FileNotFoundError, KeyError):
+        return None
