@@ -72,7 +72,7 @@ def export(
 
     Several runs of the same classes, prompts and heads, such as those of other seeds, become one
     model: its cosines are the mean of theirs, and its temperature is the mean of their fitted
-    ones, since each held out other utterances and no set is left that would suit all.
+    ones, since what one run held out for fitting its own, another may have learnt from.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from gemoclap_sb.models.weights import load_weights, save_weights
 
 
 def test_weights_are_not_taken_for_a_pickle_whatever_their_header_is_long(tmp_path):
-    """A header of 128 bytes, or of 256 times any number more, begins as pickles do."""
+    """The file begins with that length; one of 128, 384, 640... bytes begins as pickles do."""
     path, begun = tmp_path / "model.safetensors", set()
     for length in range(1, 300, 8):
         module = nn.ModuleDict({"x" * length: nn.Linear(2, 2)})
