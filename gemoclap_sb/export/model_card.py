@@ -81,18 +81,18 @@ def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         for of in runs
     ]
     lines = [
-        f"The average of {len(runs)} models: its cosine of an utterance and a text is the mean of "
-        "theirs. What each scored alone on its run's test set:",
+        f"The average of {len(runs)} models: its cosines are the mean of theirs.",
+        "What each scored alone on its run's test set:",
         "",
         *markdown_table(["run of", "fold", "seed", "WAR", "UAR"], rows),
         "",
         "The average was not measured when it was exported; `gemoclap evaluate` measures it.",
     ]
-    if len({(of.get("experiment"), of.get("fold")) for of in runs}) > 1:
-        lines[-1] += (
-            " These runs are not all of one fold: what one was tested on, another may have learnt "
-            "from. Measure on speakers that none has heard."
-        )
+    if len({of["fold"] for of in runs if of.get("fold") is not None}) > 1:
+        lines += [
+            "These runs are of different folds: what one was tested on, another may have learnt from.",
+            "Measure on speakers that none has heard.",
+        ]
     return lines
 
 
