@@ -90,8 +90,8 @@ def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     if len({of["fold"] for of in runs if of.get("fold") is not None}) > 1:
         lines += [
-            "These runs are of different folds: what one was tested on, another may have learnt from.",
-            "Measure on speakers that none has heard.",
+            "These runs are of different folds: what one was tested on, another may have learnt",
+            "from. Measure on speakers that none has heard.",
         ]
     return lines
 
