@@ -134,14 +134,14 @@ def make_models(encoders: Path) -> dict[str, GEmoCLAP]:
     return models
 
 
-def telling_model(heads: tuple[str, ...] = ("emotion",)) -> GEmoCLAP:
+def telling_model(heads: tuple[str, ...] = ("emotion",), seed: int = 0) -> GEmoCLAP:
     """A small untrained model that tells recordings apart.
 
     Random weights put all recordings, and all sentences, almost in one direction: such a
     model answers the same whatever it hears, and a test that compares answers shows little.
     Here the common direction is taken out, so that labels and probabilities vary.
     """
-    model = scratch_model(heads=heads)
+    model = scratch_model(seed, heads)
     seconds = np.arange(RATE) / RATE
     noise = np.random.default_rng(0).normal(0, 0.01, (40, RATE))
     pitches = np.linspace(80, 1500, 40)[:, None]

@@ -1,4 +1,4 @@
-"""``gemoclap export``: a finished run as a folder that moves freely."""
+"""``gemoclap export``: a finished run, or several averaged, as a folder that moves freely."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import TextIO
 
 from gemoclap_sb.cli import inputs, output
 
-SUMMARY = "a finished run as a folder that moves freely"
+SUMMARY = "a finished run, or several averaged, as a folder that moves freely"
 DESCRIPTION = (
     "Write a run's best model into a self-contained folder, which this command, GEmoCLAPClassifier "
-    "and stock SpeechBrain load."
+    "and stock SpeechBrain load. Several runs with the same classes, prompts and heads, such as "
+    "those of other seeds, become one model that averages their cosines."
 )
 EXAMPLES = """\
   gemoclap export results/sl_wavlm/seed_1/fold_1 exported --license apache-2.0
+  gemoclap export results/sl_wavlm/seed_*/fold_1 averaged
   gemoclap export results/sl_wavlm/seed_1/fold_1 exported --push-to-hub me/my-model"""
 _OF_THE_CARD = ("name", "license", "datasets", "language")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("run_folder", metavar="RUN", help="output folder of a run")
+    help = "output folder of a run; several are averaged"
+    parser.add_argument("run_folders", nargs="+", metavar="RUN", help=help)
     parser.add_argument("out_folder", metavar="OUT", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an export in OUT")
     card = parser.add_argument_group("model card")
@@ -35,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, out: TextIO) -> int:
-    """Write a run's model into a folder, and upload it if asked to; print where they are."""
+    """Write a model of one run or more into a folder, upload it if asked to, print where."""
     from huggingface_hub.utils import validate_repo_id
 
     if options.push_to_hub is not None:
@@ -49,7 +52,9 @@ def run(options: Namespace, out: TextIO) -> int:
 
     card = {key: getattr(options, key) for key in _OF_THE_CARD}
     try:
-        folder = export(options.run_folder, options.out_folder, overwrite=options.overwrite, **card)
+        folder = export(
+            options.run_folders, options.out_folder, overwrite=options.overwrite, **card
+        )
     except ExportError as error:
         raise inputs.UsageError(str(error)) from error
     output.print_lines([str(folder)], out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -37,13 +38,14 @@ def model_info(source: str) -> dict[str, Any]:
     """Describe an exported model in plain JSON types.
 
     Labels with their words, and templates, of each attribute that can be classified; how
-    many parameters each part has; the run's metrics, or None; sizes of the files in bytes.
+    many parameters each part has; the run's metrics, or None; of an average of several runs,
+    what each is; sizes of the files in bytes.
     ConfigurationError or WeightsError if the folder is not what an export wrote.
     """
     import torch
 
     from gemoclap_sb.inference.loading import local_folder
-    from gemoclap_sb.models.building import CONFIG, build_model, encoder_names
+    from gemoclap_sb.models.building import CONFIG, build_model, encoder_names, members_of
     from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
     from gemoclap_sb.models.weights import WEIGHTS, check_weights
 
@@ -54,25 +56,27 @@ def model_info(source: str) -> dict[str, Any]:
     with torch.device("meta"):
         model = build_model(description, folder / TOKENIZER, str(folder / CONFIG))
     check_weights(model, folder / WEIGHTS)
-    parts = {
-        name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in model.named_children()
-    }
+    parts: Counter[str] = Counter()
+    for one in getattr(model, "members", [model]):
+        for name, part in one.named_children():
+            parts[name] += sum(parameter.numel() for parameter in part.parameters())
+    members = members_of(description)
     return {
         "folder": str(folder),
         "attributes": {
             name: {"labels": config["words"][name], "templates": config["templates"][name]}
-            for name in description["heads"]
+            for name in members[0]["heads"]
             if name in config["templates"]
         },
         "encoders": encoder_names(description),
         "parameters": {name: count for name, count in parts.items() if count},
-        "embedding_size": description["embedding_size"],
+        "embedding_size": sum(one["embedding_size"] for one in members),
         "sample_rate": config["sample_rate"],
         "longest_seconds": config.get("longest_seconds", LONGEST_SECONDS),
         "temperatures": config.get("temperatures"),
         "calibration": config.get("calibration"),
         "metrics": config.get("metrics"),
+        "runs": config.get("runs"),
         "files": {
             file.relative_to(folder).as_posix(): file.stat().st_size
             for file in sorted(folder.rglob("*"))
@@ -85,6 +89,7 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     """Lay out for the terminal what `model_info` returned."""
     from gemoclap_sb.evaluation.metrics import ClassificationMetrics
     from gemoclap_sb.evaluation.report import metrics_table, uncertainty_lines
+    from gemoclap_sb.export.model_card import runs_lines
 
     yield str(info["folder"])
     for name, attribute in info["attributes"].items():
@@ -96,7 +101,10 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     yield f"embeddings of size {info['embedding_size']}, audio at {info['sample_rate']} Hz"
     yield f"parameters: {sum(info['parameters'].values()):,}"
     yield from _columns({name: f"{count:>13,}" for name, count in info["parameters"].items()})
-    if info["metrics"]:
+    if info["runs"]:
+        yield ""
+        yield from runs_lines(info["runs"])
+    elif info["metrics"]:
         measured = info["metrics"]
         yield f"\nmeasured on the run's test set (fold {measured.get('fold')}):"
         table = metrics_table(ClassificationMetrics.from_dict(measured))

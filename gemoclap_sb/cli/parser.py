@@ -32,6 +32,7 @@ examples:
   gemoclap embed recordings/ --model exported --output embeddings.npy
   gemoclap evaluate test.csv --model exported --data-root corpus/
   gemoclap export results/sl_wavlm/seed_1/fold_1 exported
+  gemoclap export results/sl_wavlm/seed_*/fold_1 averaged
   gemoclap info exported
   gemoclap plot results/sl_wavlm/seed_1/fold_1
 

@@ -1,4 +1,4 @@
-"""A finished run as a folder that anyone can load and that moves freely.
+"""A finished run, or several averaged, as a folder that anyone can load and that moves freely.
 
     config.json           the model's description, its prompts, its metrics
     model.safetensors     all weights
@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,11 +28,18 @@ import yaml
 from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.data.labels import label_encoder
+from gemoclap_sb.export.averaging import averaged
 from gemoclap_sb.export.model_card import model_card, template
 from gemoclap_sb.export.trained import ExportError, load_trained
 from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
-from gemoclap_sb.models.building import CONFIG
-from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, build_prompts
+from gemoclap_sb.models.building import CONFIG, members_of
+from gemoclap_sb.models.configuration import (
+    LONGEST_SECONDS,
+    TOKENIZER,
+    averaged_run,
+    build_prompts,
+)
+from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.models.weights import WEIGHTS, save_weights
 from gemoclap_sb.training.run_folder import METRICS
@@ -51,7 +59,7 @@ _METRICS = (
 
 
 def export(
-    run_folder: str | os.PathLike,
+    run_folder: str | os.PathLike | Sequence[str | os.PathLike],
     out_folder: str | os.PathLike,
     *,
     overwrite: bool = False,
@@ -62,10 +70,14 @@ def export(
 ) -> Path:
     """Write a run's best model into a self-contained folder, whole or not at all.
 
+    Several runs of the same classes, prompts and heads, such as those of other seeds, become one
+    model: its cosines are the mean of theirs, and its temperature is the mean of their fitted
+    ones, since what one run held out for fitting its own, another may have learnt from.
+
     Parameters
     ----------
-    run_folder : str or os.PathLike
-        A run's output folder, with ``config.json`` and ``save/``.
+    run_folder : str or os.PathLike, or a sequence of them
+        A run's output folder, with ``config.json`` and ``save/``; or those of several.
     out_folder : str or os.PathLike
         The folder to write.
     overwrite : bool
@@ -87,34 +99,40 @@ def export(
     Raises
     ------
     ExportError
-        If the run has no description or no checkpoint, its model cannot be described,
-        its weights are not finite, or ``out_folder`` is in the way.
+        If a run has no description or no checkpoint, its model cannot be described, its
+        weights are not finite, runs cannot be averaged, or ``out_folder`` is in the way.
     """
-    run_folder, out_folder = Path(run_folder), Path(out_folder)
+    is_one = isinstance(run_folder, str | os.PathLike)
+    runs = [Path(run) for run in ([run_folder] if is_one else run_folder)]
+    if not runs:
+        raise ExportError("run_folder: expected a run's folder or several, found none.")
+    out_folder = Path(out_folder)
     _check_out_folder(out_folder, overwrite)
-    config, model, checkpoint = load_trained(run_folder)
-    metrics = _read_metrics(run_folder)
-    scales = {"audio": model.audio_scales, "text": model.text_scales}
+    configs, models, checkpoints = zip(*map(load_trained, runs), strict=True)
+    metrics = [_read_metrics(run) for run in runs]
+    config, model = averaged(runs, configs, models) if runs[1:] else (configs[0], models[0])
     config |= {
         "longest_seconds": LONGEST_SECONDS,
-        "temperatures": {
-            head: {tower: of[head]().item() for tower, of in scales.items()} for head in model.heads
-        },
-        "metrics": metrics,
+        "temperatures": _temperatures(models),
+        "metrics": None if runs[1:] else metrics[0],
     }
-    if calibration := (metrics or {}).get("calibration"):
-        config["calibration"] = {model.heads[0]: calibration["scale"]}
+    calibrations = [(of or {}).get("calibration") for of in metrics]
+    if all(calibrations):
+        config["calibration"] = {model.heads[0]: fmean(of["scale"] for of in calibrations)}
+    if runs[1:]:
+        config["runs"] = [averaged_run(of or {}) for of in metrics]
     with atomic_folder(out_folder) as folder:
         write_json(folder / CONFIG, config)
-        if (run_folder / TOKENIZER).is_dir():
-            shutil.copytree(run_folder / TOKENIZER, folder / TOKENIZER)
+        for run in runs:
+            if (run / TOKENIZER).is_dir():
+                shutil.copytree(run / TOKENIZER, folder / TOKENIZER, dirs_exist_ok=True)
         save_weights(model.state_dict(), folder / WEIGHTS)
         _write_for_speechbrain(folder, config, model)
         card = model_card(
             config, name or out_folder.name, license=license, datasets=datasets, language=language
         )
         write_text(folder / CARD, card)
-    logger.info("Exported %s to %s", checkpoint, out_folder)
+    logger.info("Exported %s to %s", ", ".join(map(str, checkpoints)), out_folder)
     return out_folder
 
 
@@ -124,13 +142,25 @@ def _check_out_folder(out_folder: Path, overwrite: bool) -> None:
     is_export = (out_folder / HYPERPARAMS).is_file() and (out_folder / WEIGHTS).is_file()
     if not is_export:
         raise ExportError(
-            f"{out_folder} exists and is not an export, so it is not replaced. Name another folder."
+            f"{out_folder} exists and is not an export, so it is not replaced. Name another folder "
+            "to write; on the command line it is the last one."
         )
     if not overwrite:
         raise ExportError(
             f"{out_folder} exists. Name another folder, or say that it may be overwritten "
             "(--overwrite, overwrite=True)."
         )
+
+
+def _temperatures(models: Sequence[GEmoCLAP]) -> dict[str, dict[str, float]]:
+    """Give ``eps_a`` and ``eps_t`` of each head; of several models, their mean."""
+    return {
+        head: {
+            "audio": fmean(model.audio_scales[head]().item() for model in models),
+            "text": fmean(model.text_scales[head]().item() for model in models),
+        }
+        for head in models[0].heads
+    }
 
 
 def _read_metrics(run_folder: Path) -> dict[str, Any] | None:
@@ -146,7 +176,9 @@ def _read_metrics(run_folder: Path) -> dict[str, Any] | None:
     return {key: metrics[key] for key in _METRICS if key in metrics}
 
 
-def _write_for_speechbrain(folder: Path, config: Mapping[str, Any], model: GEmoCLAP) -> None:
+def _write_for_speechbrain(
+    folder: Path, config: Mapping[str, Any], model: GEmoCLAP | GEmoCLAPEnsemble
+) -> None:
     head = model.heads[0]
     with torch.inference_mode():
         classes = model.encode_classes(build_prompts(config).class_sentences(head))
@@ -167,17 +199,18 @@ def hyperparams(config: Mapping[str, Any]) -> str:
 
     All values of its ``config.json`` stand in it, so that no path is needed.
     """
-    head = config["model"]["heads"][0]
-    audio = {key: value for key, value in config["model"].items() if key != "text_encoder"}
+    members = members_of(config["model"])
+    head = members[0]["heads"][0]
+    audio = [{key: of for key, of in one.items() if key != "text_encoder"} for one in members]
     return template(HYPERPARAMS).format(
         sample_rate=config["sample_rate"],
         longest_seconds=config["longest_seconds"],
         num_classes=len(config["labels"][head]),
-        embedding_size=config["model"]["embedding_size"],
+        embedding_size=sum(one["embedding_size"] for one in members),
         head=_yaml(head, 0),
         words=_yaml(config["words"], 4),
         templates=_yaml(config["templates"], 4),
-        config=_yaml(audio, 8),
+        config=_yaml({"members": audio} if audio[1:] else audio[0], 8),
     )
 
 

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics
 from gemoclap_sb.evaluation.report import markdown_table, percent, uncertainty_lines
-from gemoclap_sb.models.building import encoder_names
+from gemoclap_sb.models.building import encoder_names, members_of
 from gemoclap_sb.models.configuration import build_prompts
 
 TAGS = ["speech-emotion-recognition", "audio-classification", "zero-shot-audio-classification",
@@ -48,7 +48,8 @@ def model_card(
         model_name=name if metrics else None,
         eval_results=_results(metrics, datasets) if metrics else None,
     )
-    head = config["model"]["heads"][0]
+    members = members_of(config["model"])
+    head = members[0]["heads"][0]
     prompts = build_prompts(config)
     classes = zip(prompts.words[head].items(), prompts.class_sentences(head), strict=True)
     rows = [[f"`{label}`", word, "; ".join(of)] for (label, word), of in classes]
@@ -57,12 +58,12 @@ def model_card(
         front_matter=data.to_yaml(),
         name=name,
         encoders=", ".join(encoders),
-        embedding_size=config["model"]["embedding_size"],
+        embedding_size=sum(one["embedding_size"] for one in members),
         sample_rate=config["sample_rate"],
         longest=config["longest_seconds"],
         head=head,
         classes="\n".join(markdown_table(["label", "word", "sentences"], rows)),
-        results=_results_text(metrics),
+        results="\n".join(runs_lines(config["runs"])) if members[1:] else _results_text(metrics),
         data=", ".join(datasets) or "not stated when the model was exported",
         terms=(
             f"Licence: {license}."
@@ -70,6 +71,29 @@ def model_card(
             else "No licence was chosen when the model was exported: ask its author."
         ),
     )
+
+
+def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say in lines of Markdown which runs a model is the average of, and what they scored."""
+    rows = [
+        ["–" if of.get(key) is None else of[key] for key in ("experiment", "fold", "seed")]
+        + [percent(of.get(key)) for key in ("war", "uar")]
+        for of in runs
+    ]
+    lines = [
+        f"The average of {len(runs)} models: its cosines are the mean of theirs.",
+        "What each scored alone on its run's test set:",
+        "",
+        *markdown_table(["run of", "fold", "seed", "WAR", "UAR"], rows),
+        "",
+        "The average was not measured when it was exported; `gemoclap evaluate` measures it.",
+    ]
+    if len({of["fold"] for of in runs if of.get("fold") is not None}) > 1:
+        lines += [
+            "These runs are of different folds: what one was tested on, another may have learnt",
+            "from. Measure on speakers that none has heard.",
+        ]
+    return lines
 
 
 def template(name: str) -> str:

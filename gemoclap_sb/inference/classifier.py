@@ -32,6 +32,7 @@ from gemoclap_sb.inference.bulk import (
 from gemoclap_sb.inference.loading import load_parts, load_text_tower, local_folder
 from gemoclap_sb.inference.results import Classification, Match, embedding_of
 from gemoclap_sb.inference.timeline import Timeline, classify_windows
+from gemoclap_sb.models.ensemble import TextEnsemble
 from gemoclap_sb.models.gemoclap import class_embeddings
 from gemoclap_sb.models.towers import TextTower, class_log_posteriors
 
@@ -73,7 +74,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
     ) -> None:
         super().__init__(modules, hparams, run_opts, freeze_params)
         self.prompts = Prompts(self.hparams.words, self.hparams.templates)
-        self.text_tower: TextTower | None = None
+        self.text_tower: TextTower | TextEnsemble | None = None
         self._source: str | os.PathLike | None = None
         self._sentences: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -116,9 +117,8 @@ class GEmoCLAPClassifier(EncoderClassifier):
         classifier = cls(modules=modules, hparams=hparams, run_opts=run_opts)
         classifier._source = folder
         classifier.text_tower = text_tower.to(classifier.device)
-        sentences = classifier.prompts.class_sentences(classifier.attribute)
-        classes = class_embeddings(sentences, classifier.encode_text)
-        classifier.mods.classifier.classes.copy_(classes)
+        own = classifier.prompts.templates[classifier.attribute]
+        classifier.mods.classifier.classes.copy_(classifier._classes(None, own)[1])
         return classifier
 
     @classmethod
@@ -373,7 +373,8 @@ class GEmoCLAPClassifier(EncoderClassifier):
         prompts = self.prompts.asked(self.attribute, labels, templates)
         sentences = prompts.class_sentences(self.attribute)
         names = list(prompts.words[self.attribute])
-        return names, class_embeddings(sentences, self.encode_text)
+        unit = self.mods.embedding_model.unit
+        return names, class_embeddings(sentences, self.encode_text, unit)
 
     def _classified(
         self, embeddings: Tensor, names: list[str], classes: Tensor
@@ -382,7 +383,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         score, index = out_prob.max(dim=-1)
         return out_prob, score, index, [names[i] for i in index.tolist()]
 
-    def _text(self) -> TextTower:
+    def _text(self) -> TextTower | TextEnsemble:
         if self.text_tower is None:
             if self._source is None:
                 raise RuntimeError(

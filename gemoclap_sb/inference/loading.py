@@ -23,8 +23,16 @@ from transformers.initialization import no_init_weights
 from gemoclap_sb.data.labels import label_encoder
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
 from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
+from gemoclap_sb.models.ensemble import TextEnsemble
 from gemoclap_sb.models.tokenizer_files import PATTERNS
-from gemoclap_sb.models.towers import AudioTower, ClassTexts, PassThrough, TextTower
+from gemoclap_sb.models.towers import (
+    AudioTower,
+    ClassTexts,
+    PassThrough,
+    TextTower,
+    build_text_tower,
+    text_tower_of,
+)
 from gemoclap_sb.models.weights import WEIGHTS, WeightsError, count_weights, load_weights
 
 # Sizes up to this are believed, whatever the number of weights.
@@ -33,7 +41,7 @@ _HARMLESS_SIZE = 10**6
 
 def load_parts(
     folder: str | os.PathLike, attribute: str | None = None
-) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower]:
+) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower | TextEnsemble]:
     """Build and fill what a `Pretrained` of SpeechBrain is made of, and the text tower.
 
     Returns the modules as ``hyperparams.yaml`` has them, the embeddings of the classes'
@@ -56,7 +64,7 @@ def load_parts(
     labels = list(config["words"][tower.head])
     classifier = ClassTexts(len(labels), tower.output_size)
     # A folder of an earlier version, and a head that was not tested, has the model's own.
-    own_scale = model.audio_scales[tower.head]().item()
+    own_scale = model.class_scale(tower.head)
     classifier.scale.fill_((config.get("calibration") or {}).get(tower.head, own_scale))
     pass_through = PassThrough()
     modules = {
@@ -74,17 +82,16 @@ def load_parts(
         "audio_normalizer": AudioNormalizer(config["sample_rate"]),
         "mean_var_norm_emb": pass_through,
     }
-    text_tower = TextTower(model.text_encoder, model.text_projection)
-    return modules, hparams, text_tower.eval().requires_grad_(False)
+    return modules, hparams, text_tower_of(model).eval().requires_grad_(False)
 
 
-def load_text_tower(folder: str | os.PathLike) -> TextTower:
+def load_text_tower(folder: str | os.PathLike) -> TextTower | TextEnsemble:
     """Load the text tower of an exported folder alone, in evaluation mode, without gradients."""
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
     config = read_config(path)["model"]
     _check_sizes(config, weights)
     with no_init_weights():
-        tower = TextTower.from_config(config, Path(folder) / TOKENIZER, str(path))
+        tower = build_text_tower(config, Path(folder) / TOKENIZER, str(path))
     load_weights(tower, weights, others=True)
     return tower.eval().requires_grad_(False)
 

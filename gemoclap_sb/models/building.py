@@ -21,6 +21,7 @@ from gemoclap_sb.lobes.resnet import ResNetEncoder
 from gemoclap_sb.lobes.ssl import SSLEncoder
 from gemoclap_sb.lobes.ssl_options import MODEL_TYPES as SSL_MODEL_TYPES
 from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
+from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.models.tokenizer_files import check_tokenizer
 
@@ -66,6 +67,19 @@ class ModelDescription:
             )
 
 
+@strict
+@dataclass(kw_only=True)
+class EnsembleDescription:
+    """The key of an ensemble's description: a `ModelDescription` for each of its models."""
+
+    members: list[dict[str, Any]]
+
+    def validate_members(self) -> None:
+        """Refuse an ensemble of one, which is a model."""
+        if len(self.members) < 2:
+            raise ValueError(f"expected two members or more, found {len(self.members)}")
+
+
 def check_description(where: str, schema: type, data: object) -> None:
     """Check plain data against a strict dataclass; ConfigurationError names the key."""
     try:
@@ -77,6 +91,30 @@ def check_description(where: str, schema: type, data: object) -> None:
             f"{where}: {error.__cause__ or error}. Expected a file that the export of this "
             "package has written, unchanged."
         ) from error
+
+
+def members_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List the descriptions of an ensemble's members; of a model that is none, its own."""
+    return config.get("members", [config])
+
+
+def checked_members(config: Mapping[str, Any], where: str = CONFIG) -> list[Mapping[str, Any]]:
+    """Check a description, of a model or of an ensemble, and list its members.
+
+    ConfigurationError if a key is unknown, missing or of another type, or heads differ.
+    """
+    where = f"{where}: model"
+    if "members" in config:
+        check_description(where, EnsembleDescription, config)
+    members = members_of(config)
+    for one in members:
+        check_description(where, ModelDescription, one)
+        if one["heads"] != members[0]["heads"]:
+            raise ConfigurationError(
+                f"{where}: expected members with the same heads, found {members[0]['heads']} and "
+                f"{one['heads']}."
+            )
+    return members
 
 
 def model_config(model: nn.Module) -> dict[str, Any]:
@@ -116,12 +154,13 @@ def model_config(model: nn.Module) -> dict[str, Any]:
 
 
 def encoder_names(config: Mapping[str, Any]) -> dict[str, str]:
-    """Name the encoders of a description, ``audio`` and ``text``, by kind."""
-    entries = {part: config[f"{part}_encoder"] for part in ("audio", "text")}
-    return {
-        part: entry["config"].get("model", {}).get("model_type", entry["class"])
-        for part, entry in entries.items()
-    }
+    """Name the encoders of a description, ``audio`` and ``text``, by kind, each kind once."""
+    names: dict[str, dict[str, None]] = {"audio": {}, "text": {}}
+    for one in members_of(config):
+        for part, kinds in names.items():
+            entry = one[f"{part}_encoder"]
+            kinds[entry["config"].get("model", {}).get("model_type", entry["class"])] = None
+    return {part: " and ".join(kinds) for part, kinds in names.items()}
 
 
 def build_model(
@@ -129,14 +168,26 @@ def build_model(
     tokenizer_folder: str | os.PathLike | None = None,
     where: str = CONFIG,
     pad_short: bool = False,
-) -> GEmoCLAP:
-    """Make the model that `model_config` described, with random weights.
+) -> GEmoCLAP | GEmoCLAPEnsemble:
+    """Make the model that `model_config` described, or an ensemble, with random weights.
 
     A `TextEncoder` needs its tokenizer's folder. ``where`` names the file in errors.
     ConfigurationError if a class is not in the registry, a key is unknown or missing, or a
     class refuses its arguments.
     """
-    check_description(f"{where}: model", ModelDescription, config)
+    models = [
+        _build_one(one, tokenizer_folder, where, pad_short)
+        for one in checked_members(config, where)
+    ]
+    return GEmoCLAPEnsemble(models) if len(models) > 1 else models[0]
+
+
+def _build_one(
+    config: Mapping[str, Any],
+    tokenizer_folder: str | os.PathLike | None,
+    where: str,
+    pad_short: bool,
+) -> GEmoCLAP:
     return built(
         where,
         "model",

@@ -35,6 +35,19 @@ LONGEST_SECONDS = 60.0
 
 @strict
 @dataclass(kw_only=True)
+class AveragedRun:
+    """What an export of several runs keeps of each one's metrics."""
+
+    experiment: str | None = None
+    fold: int | None = None
+    seed: int | None = None
+    n_test: int | None = None
+    war: float | int | None = None
+    uar: float | int | None = None
+
+
+@strict
+@dataclass(kw_only=True)
 class RunDescription:
     """The keys of ``config.json``; those with a default are an export's."""
 
@@ -49,6 +62,7 @@ class RunDescription:
     calibration: dict[str, float | int] | None = None
     metrics: dict[str, Any] | None = None
     longest_seconds: float | int = LONGEST_SECONDS
+    runs: list[dict[str, Any]] | None = None
 
     def validate_values(self) -> None:
         """Refuse a rate, a length or a scale that is none, and labels without words."""
@@ -65,6 +79,11 @@ class RunDescription:
                 "expected a word for each of the labels and no other, found the labels "
                 f"{self.labels!r} and the words {self.words!r}"
             )
+
+
+def averaged_run(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Take from a run's metrics what an export of several keeps; None for what is not there."""
+    return {key: metrics.get(key) for key in AveragedRun.__dataclass_fields__}
 
 
 def run_config(model: nn.Module, prompts: Prompts, sample_rate: int = 16000) -> dict[str, Any]:
@@ -148,6 +167,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if "unsupported" in config:
         raise ConfigurationError(f"{path}: {config['unsupported']}.")
     check_description(str(path), RunDescription, config)
+    for run in config.get("runs") or ():
+        check_description(f"{path}: runs", AveragedRun, run)
     words = config["words"]
     config["words"] = {
         name: {label: words[name][label] for label in of} for name, of in config["labels"].items()

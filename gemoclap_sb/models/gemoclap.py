@@ -213,9 +213,9 @@ class GEmoCLAP(PooledAudio):
         with torch.autocast(output.audio.device.type, enabled=False):
             return output.audio @ classes.T
 
-    def class_scale(self) -> float:
-        """Give the factor on `class_scores` that training chose: the first head's ``eps_a``."""
-        return self.audio_scales[self.heads[0]]().item()
+    def class_scale(self, head: str | None = None) -> float:
+        """Give the factor on `class_scores` that training chose: a head's ``eps_a``."""
+        return self.audio_scales[head or self.heads[0]]().item()
 
 
 def normalized(vectors: Tensor) -> Tensor:
@@ -224,10 +224,12 @@ def normalized(vectors: Tensor) -> Tensor:
 
 
 def class_embeddings(
-    class_sentences: Sequence[Sequence[str]], encode_text: Callable[[list[str]], Tensor]
+    class_sentences: Sequence[Sequence[str]],
+    encode_text: Callable[[list[str]], Tensor],
+    unit: Callable[[Tensor], Tensor] = normalized,
 ) -> Tensor:
-    """One embedding per class, ``[C, D]``: the mean over its sentences, L2-normalised."""
+    """One embedding per class, ``[C, D]``: the mean over its sentences, at unit length."""
     counts = [len(sentences) for sentences in class_sentences]
     flat = [sentence for sentences in class_sentences for sentence in sentences]
     means = [share.mean(dim=0) for share in encode_text(flat).split(counts)]
-    return normalized(torch.stack(means))
+    return unit(torch.stack(means))

@@ -26,13 +26,13 @@ from gemoclap_sb.lobes.lengths import sample_lengths
 from gemoclap_sb.lobes.projection import Projection
 from gemoclap_sb.models.building import (
     CONFIG,
-    ModelDescription,
     build_audio_encoder,
     build_pooling,
     build_text_encoder,
-    check_description,
+    checked_members,
 )
 from gemoclap_sb.models.configuration import LONGEST_SECONDS, read_config
+from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble, TextEnsemble, concatenated
 from gemoclap_sb.models.gemoclap import GEmoCLAP, normalized
 from gemoclap_sb.models.pooled_audio import PooledAudio
 from gemoclap_sb.models.weights import load_weights
@@ -62,11 +62,14 @@ class AudioTower(PooledAudio):
     Memory is therefore bounded whatever the length. An utterance shorter than the lobe's
     first frame is padded with silence to one frame.
 
+    The tower of an ensemble has its members' embeddings side by side: D is the sum of theirs. Each
+    member averages its own pieces, and there are no frames to ask for.
+
     Parameters
     ----------
     config : Mapping, str or Path
-        The description of a model (``config.json``'s ``model``; the text tower may be left
-        out), or the path of an exported folder's ``config.json``.
+        The description of a model or of an ensemble (``config.json``'s ``model``; the text tower
+        may be left out), or the path of an exported folder's ``config.json``.
     head : str, optional
         Which projection; by default the first of the description's heads.
     longest_seconds : float
@@ -110,20 +113,22 @@ class AudioTower(PooledAudio):
         if isinstance(config, str | os.PathLike):
             where = str(config)
             config = read_config(config)["model"]
-        check_description(f"{where}: model", ModelDescription, config)
-        self.head = chosen_head(config["heads"], head)
-        self.trim_db = config.get("trim_db")
-        self.audio_encoder = build_audio_encoder(config["audio_encoder"], where, pad_short=True)
-        self.pooling = build_pooling(config["pooling"], where)
-        projection = Projection(
-            self.pooling.output_size, config["embedding_size"], config["hidden_size"]
-        )
-        self._set_up(projection, longest_seconds, sample_rate, freeze)
+        members = checked_members(config, where)
+        if len(members) > 1:
+            self._average([AudioTower(one, head, longest_seconds, sample_rate) for one in members])
+        else:
+            self.head = chosen_head(config["heads"], head)
+            self.trim_db = config.get("trim_db")
+            self.audio_encoder = build_audio_encoder(config["audio_encoder"], where, pad_short=True)
+            self.pooling = build_pooling(config["pooling"], where)
+            sizes = self.pooling.output_size, config["embedding_size"], config["hidden_size"]
+            self._project(Projection(*sizes))
+        self._set_up(longest_seconds, sample_rate, freeze)
 
     @classmethod
     def of(
         cls,
-        model: GEmoCLAP,
+        model: GEmoCLAP | GEmoCLAPEnsemble,
         head: str | None = None,
         longest_seconds: float = LONGEST_SECONDS,
         sample_rate: int = 16000,
@@ -131,19 +136,29 @@ class AudioTower(PooledAudio):
         """Make the tower of a model, whose modules it shares; ValueError for an unknown head."""
         tower = cls.__new__(cls)
         nn.Module.__init__(tower)
-        tower.head = chosen_head(model.heads, head)
-        tower.audio_encoder, tower.pooling = model.audio_encoder, model.pooling
-        tower.trim_db = model.trim_db
-        projection = model.audio_projections[tower.head]
-        tower._set_up(projection, longest_seconds, sample_rate, freeze=False)
+        if isinstance(model, GEmoCLAPEnsemble):
+            options = head, longest_seconds, sample_rate
+            tower._average([cls.of(member, *options) for member in model.members])
+        else:
+            tower.head = chosen_head(model.heads, head)
+            tower.audio_encoder, tower.pooling = model.audio_encoder, model.pooling
+            tower.trim_db = model.trim_db
+            tower._project(model.audio_projections[tower.head])
+        tower._set_up(longest_seconds, sample_rate, freeze=False)
         return tower
 
-    def _set_up(
-        self, projection: Projection, longest_seconds: float, sample_rate: int, freeze: bool
-    ) -> None:
-        # Named as in GEmoCLAP, so that one file of weights serves both.
+    # Parts are named as in GEmoCLAP and GEmoCLAPEnsemble, so that one file of weights serves both.
+    def _project(self, projection: Projection) -> None:
+        self.members = nn.ModuleList()
         self.audio_projections = nn.ModuleDict({self.head: projection})
         self.output_size: int = projection.output_size
+
+    def _average(self, towers: Sequence[AudioTower]) -> None:
+        self.members = nn.ModuleList(towers)
+        self.head = towers[0].head
+        self.output_size = sum(tower.output_size for tower in towers)
+
+    def _set_up(self, longest_seconds: float, sample_rate: int, freeze: bool) -> None:
         self.sample_rate = sample_rate
         self.longest = max(1, int(longest_seconds * sample_rate))
         self.freeze = freeze
@@ -190,7 +205,12 @@ class AudioTower(PooledAudio):
             share = piece.shape[0] / num_samples
             full = torch.ones(1, device=piece.device)
             total = total + share * self._embed(piece.unsqueeze(0), full)
-        return F.normalize(total, dim=-1)
+        return self.unit(total)
+
+    def unit(self, embeddings: Tensor) -> Tensor:
+        """Bring means of embeddings ``[..., D]`` back to unit length, each member's by itself."""
+        sizes = [tower.output_size for tower in self.members] or [self.output_size]
+        return concatenated([normalized(part) for part in embeddings.split(sizes, dim=-1)])
 
     def train(self, mode: bool = True) -> AudioTower:
         """Set the mode; a frozen tower stays in evaluation mode."""
@@ -202,6 +222,8 @@ class AudioTower(PooledAudio):
         load_weights(self, path, others=True)
 
     def _embed(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
+        if self.members:
+            return concatenated([tower._embed(wavs, wav_lens) for tower in self.members])
         return normalized(self.audio_projections[self.head](self.pool(wavs, wav_lens)))
 
 
@@ -223,19 +245,28 @@ class TextTower(nn.Module):
         self.text_encoder = text_encoder
         self.text_projection = text_projection
 
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], tokenizer_folder: str | os.PathLike | None, where: str
-    ) -> TextTower:
-        """Build the text tower of a model's description, with random weights."""
-        check_description(f"{where}: model", ModelDescription, config)
-        lobe = build_text_encoder(config.get("text_encoder"), tokenizer_folder, where)
-        sizes = lobe.output_size, config["embedding_size"], config["hidden_size"]
-        return cls(lobe, Projection(*sizes))
-
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Embed N sentences, ``[N, D]``."""
         return normalized(self.text_projection(self.text_encoder(list(sentences))))
+
+
+def text_tower_of(model: GEmoCLAP | GEmoCLAPEnsemble) -> TextTower | TextEnsemble:
+    """Make the text tower of a model, whose modules it shares."""
+    if isinstance(model, GEmoCLAPEnsemble):
+        return TextEnsemble([text_tower_of(member) for member in model.members])
+    return TextTower(model.text_encoder, model.text_projection)
+
+
+def build_text_tower(
+    config: Mapping[str, Any], tokenizer_folder: str | os.PathLike | None, where: str
+) -> TextTower | TextEnsemble:
+    """Build the text tower of a description alone, with random weights."""
+    towers = []
+    for one in checked_members(config, where):
+        lobe = build_text_encoder(one.get("text_encoder"), tokenizer_folder, where)
+        sizes = lobe.output_size, one["embedding_size"], one["hidden_size"]
+        towers.append(TextTower(lobe, Projection(*sizes)))
+    return TextEnsemble(towers) if len(towers) > 1 else towers[0]
 
 
 @register_checkpoint_hooks

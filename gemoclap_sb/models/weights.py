@@ -102,8 +102,9 @@ def _opened(path: str | os.PathLike) -> Iterator[safe_open]:
             f"no file {path} (seen from {Path.cwd()}). `gemoclap export RUN OUT` writes it."
         )
     with path.open("rb") as stream:
-        start = stream.read(4)
-    if start.startswith(_PICKLES):
+        start = stream.read(9)
+    # safetensors begins with the length of its header, which can be any number, and a brace.
+    if start.startswith(_PICKLES) and not start.endswith(b"{"):
         raise WeightsError(
             f"{path}: expected safetensors, found a pickle, which could run code. It was not "
             "opened; ask its author for an export of this package."
