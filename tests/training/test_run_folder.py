@@ -132,6 +132,13 @@ def test_run_begun_before_manifests_had_folds_goes_on(hparams, tmp_path):
     check_settings(tmp_path / "run", read_settings(hparams))
 
 
+def test_templates_stand_in_the_prompts_alone(hparams, tmp_path):
+    """So that a run begun before the key goes on."""
+    begin(tmp_path / "run", read_settings(hparams))
+    hparams.write_text(hparams.read_text() + "emotion_templates: ['so {}']\n")
+    check_settings(tmp_path / "run", read_settings(hparams))
+
+
 def test_pretrainer_is_the_files_that_it_loads(hparams, tmp_path, monkeypatch):
     pretrainer = """
 pretrainer: !new:does.not.Exist
