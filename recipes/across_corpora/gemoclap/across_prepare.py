@@ -35,6 +35,8 @@ EMOTIONS = {
     RAVDESS: tuple(ravdess_prepare.EMOTIONS.values()),
     NEMO: tuple(nemo_prepare.EMOTIONS.values()),
 }
+# The corpora, and the folds that their own recipes have.
+CORPORA = {RAVDESS: ravdess_prepare.FOLDS, NEMO: nemo_prepare.FOLDS}
 CLASSES = tuple(dict.fromkeys(EMOTIONS[RAVDESS] + EMOTIONS[NEMO]))
 SHARED = tuple(name for name in CLASSES if name in EMOTIONS[RAVDESS] and name in EMOTIONS[NEMO])
 
