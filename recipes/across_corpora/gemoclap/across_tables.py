@@ -100,6 +100,11 @@ def read_run(folder: Path | None, folds: Sequence[int], corpus: str) -> Answers 
     for fold in folders:
         rows = recorded_manifest(fold)
         predictions = Predictions.read(fold / PREDICTIONS)
+        if unknown := set(predictions.ids) - rows.keys():
+            raise ValueError(
+                f"{fold / PREDICTIONS} has {min(unknown)}, which the run's test manifest lacks: "
+                f"delete {fold} to run the fold again."
+            )
         # A run of a corpus alone has no such column.
         own = [rows[name].get("corpus", corpus) == corpus for name in predictions.ids]
         parts.append(_selected(predictions, np.asarray(own)))
@@ -204,7 +209,7 @@ class Tables:
     def _caption(self) -> str:
         seeds = list(self.cells[0].answers)
         return (
-            f"In %. Seeds: {', '.join(map(str, seeds))}. Mean ± standard deviation over seeds, where "
+            f"In %. Seeds: {', '.join(map(str, seeds))}. Mean ± standard deviation over seeds, if "
             "there are several, and in brackets the 95 % interval over speakers (bootstrap of "
             "whole speakers, all seeds' answers together). A dash: not all runs are there. A model "
             "chooses among the classes of the column only. `both` are models trained on both "
