@@ -11,8 +11,10 @@ from sklearn.metrics import recall_score
 from gemoclap_sb.data.manifests import write_manifest
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
 from gemoclap_sb.files import write_json
+from gemoclap_sb.training import cross_validation, experiment
 from tests.conftest import ROOT, load_script
-from tests.recipes.corpora import ACROSS
+from tests.recipes.corpora import ACROSS, write_corpora
+from tests.run_folders import TINY
 
 load_script(ROOT / "recipes/RAVDESS/gemoclap/ravdess_prepare.py")
 load_script(ROOT / "recipes/nEMO/gemoclap/nemo_prepare.py")
@@ -247,3 +249,28 @@ def test_damaged_results_are_told_before_anything_runs(
     assert across.main([*FOLDERS, "--seeds", "1", "--output_folder", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert training.asked == []
+
+
+@pytest.mark.slow
+def test_whole_on_small_corpora(monkeypatch, tmp_path):
+    """Every protocol trains and is tested; the folds run in this process, which has torch."""
+
+    def run_folds(folds, jobs, total):
+        for fold in folds:
+            assert experiment.main(prepare.prepare_across, list(fold.command[2:])) == 0
+        return 0
+
+    monkeypatch.setattr(cross_validation, "run_folds", run_folds)
+    small = {key: of for key, of in TINY.items() if key != "number_of_folds"}
+    options = {**write_corpora(tmp_path), **small, "number_of_epochs": 1, "device": "cpu"}
+    given = [part for key, of in options.items() for part in (f"--{key}", str(of))]
+    folder = tmp_path / "out"
+    assert across.main([*given, "--seeds", "1", "--output_folder", str(folder)]) == 0
+    found = pandas.read_csv(folder / "across.csv").set_index(["trained_on", "tested_on"])
+    for pair in (("nEMO", "RAVDESS"), ("RAVDESS", "nEMO"), ("both", "RAVDESS"), ("both", "nEMO")):
+        assert found.loc[pair, "mean_percent"].between(0, 100).all()
+    folds = [folder / "both/seed_1" / f"fold_{fold}" for fold in (1, 2, 3, 4)]
+    both = found.loc[("both", "nEMO")].set_index("measure")
+    war = expected(folds, "nEMO", SIX)[0]
+    assert both.loc["war", "mean_percent"] == pytest.approx(100 * war, abs=0.006)
+    assert "fifth fold" in (folder / "across.md").read_text()
