@@ -146,7 +146,7 @@ def _training_text(runs: Sequence[Path]) -> str:
         for split, of in counts.items()
     }
     return (
-        f"{of['train']} of both corpora, {settings['number_of_epochs']} epochs, seed "
+        f"{of['train']} of both corpora, epochs: {settings['number_of_epochs']}, seed: "
         f"{settings['seed']}. {of['valid']} of held-out speakers fitted the temperature of the "
         "probabilities."
         + (
