@@ -15,7 +15,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["gemoclap_sb", "gemoclap_sb.*"]),
-    package_data={"gemoclap_sb": ["py.typed"], "gemoclap_sb.export": ["templates/*"]},
+    package_data={
+        "gemoclap_sb": ["py.typed"],
+        "gemoclap_sb.export": ["templates/*"],
+        "gemoclap_sb.inference": ["default_model/*"],
+    },
     entry_points={"console_scripts": ["gemoclap = gemoclap_sb.cli.parser:main"]},
     python_requires=">=3.10,<3.14",
     install_requires=[

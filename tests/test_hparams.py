@@ -30,7 +30,7 @@ HUB_IDS = {
 
 def test_all_experiments_are_here():
     assert set(PAPER) < set(EXPERIMENTS)
-    assert {"demo", "ravdess_scratch", "nemo_scratch"} < set(EXPERIMENTS)
+    assert {"demo", "ravdess_scratch", "nemo_scratch", "across_scratch"} < set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -19,7 +19,9 @@ EXAMPLES = "  gemoclap info exported"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("model", metavar="FOLDER", help="exported folder, or owner/name of the hub")
+    parser.add_argument(
+        "model", metavar="FOLDER", help="exported folder, owner/name of the hub, or default"
+    )
     output.add_format(parser, "table", "json")
 
 
@@ -88,7 +90,7 @@ def model_info(source: str) -> dict[str, Any]:
 def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     """Lay out for the terminal what `model_info` returned."""
     from gemoclap_sb.evaluation.metrics import ClassificationMetrics
-    from gemoclap_sb.evaluation.report import metrics_table, uncertainty_lines
+    from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table, uncertainty_lines
     from gemoclap_sb.export.model_card import runs_lines
 
     yield str(info["folder"])
@@ -109,6 +111,8 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
         yield f"\nmeasured on the run's test set (fold {measured.get('fold')}):"
         table = metrics_table(ClassificationMetrics.from_dict(measured))
         yield from (f"  {line}" for line in [*table.splitlines(), *uncertainty_lines(measured)])
+        if note := VALIDATION_NOTES.get(measured.get("validation")):
+            yield f"  {note}"
     else:
         yield "\nnot measured: the run was exported before it was tested"
     yield "\nfiles:"

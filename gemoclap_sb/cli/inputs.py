@@ -31,8 +31,11 @@ class UsageError(ValueError):
 def add_model(parser: ArgumentParser) -> None:
     """Add the options that `load_classifier` reads."""
     add = parser.add_argument
-    help = "exported model: a folder, or owner/name on the Hugging Face hub"
-    add("--model", required=True, metavar="FOLDER", help=help)
+    help = (
+        "exported model: a folder, or owner/name on the Hugging Face hub (default: the small model "
+        "in this package, told on standard error)"
+    )
+    add("--model", metavar="FOLDER", help=help)
     help = "what to recognise, for a model with several heads (default: its first)"
     add("--attribute", metavar="NAME", help=help)
     add("--device", help="cpu, cuda:0, ... (default: a GPU where there is one)")
@@ -135,6 +138,7 @@ def _load_classifier(options: Namespace) -> GEmoCLAPClassifier:
     import torch
 
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+    from gemoclap_sb.inference.loading import DEFAULT_MODEL
 
     if options.device is not None:
         try:
@@ -145,7 +149,9 @@ def _load_classifier(options: Namespace) -> GEmoCLAPClassifier:
             raise UsageError(f"--device {options.device} cannot be used: {reason}") from error
     with usage_errors():
         return GEmoCLAPClassifier.from_pretrained(
-            options.model, device=options.device, attribute=options.attribute
+            DEFAULT_MODEL if options.model is None else options.model,
+            device=options.device,
+            attribute=options.attribute,
         )
 
 

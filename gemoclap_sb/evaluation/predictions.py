@@ -128,6 +128,39 @@ def pooled_predictions(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
+def restricted_predictions(predictions: Predictions, labels: Sequence[str]) -> Predictions:
+    """Choose among some of the classes only, for the utterances that are of these.
+
+    As a model would that had been asked about no others: the probabilities of the rest are left
+    out, and those that stay add up to 1 again. ValueError if the predictions lack one of the
+    ``labels``, or no utterance is of these.
+
+    Examples
+    --------
+    >>> true, predicted = np.array([0, 1, 2]), np.array([2, 1, 2])
+    >>> probabilities = np.array([[0.3, 0.1, 0.6], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]])
+    >>> found = Predictions("abc", true, predicted, probabilities, ["ang", "sad", "cal"])
+    >>> fewer = restricted_predictions(found, ["ang", "sad"])
+    >>> fewer.ids, fewer.predicted.tolist(), fewer.probabilities[0].tolist()
+    (['a', 'b'], [0, 1], [0.75, 0.25])
+    """
+    own = list(predictions.labels)
+    if missing := [name for name in labels if name not in own]:
+        raise ValueError(
+            f"expected predictions with the classes {', '.join(labels)}; those of "
+            f"{', '.join(own)} lack {', '.join(missing)}."
+        )
+    columns = [own.index(name) for name in labels]
+    rows = np.flatnonzero(np.isin(predictions.true, columns))
+    if not len(rows):
+        raise ValueError(f"no utterance is of the classes {', '.join(labels)}.")
+    probabilities = predictions.probabilities[np.ix_(rows, columns)]
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    true = np.array([columns.index(index) for index in predictions.true[rows]])
+    ids = [predictions.ids[row] for row in rows]
+    return Predictions(ids, true, probabilities.argmax(axis=1), probabilities, list(labels))
+
+
 def _labels(path: Path, heading: Sequence[str]) -> list[str]:
     labels = list(heading[3:])
     if list(heading[:3]) != _FIRST_COLUMNS or not labels or len(set(labels)) < len(labels):

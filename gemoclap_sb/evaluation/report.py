@@ -22,6 +22,8 @@ VALIDATION_NOTES: dict[str, str] = {
     "speakers were not seen before the final evaluation.",
     "development": "For choosing settings: tested on held-out speakers of the training side. The "
     "fold's own test speakers were left out, and these figures are not of them.",
+    "untested": "No test: all speakers were trained on but those held out, on whom the temperature "
+    "of the probabilities was fitted. These figures are of the latter and say little about others.",
     "test": "The checkpoint was chosen on the test side itself (the test session, or the test "
     "speakers), and the temperature of the probabilities fitted there. These figures are therefore "
     "optimistic and must not be compared with results whose test side was unseen.",

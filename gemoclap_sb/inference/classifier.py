@@ -92,7 +92,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         Parameters
         ----------
         source : str or os.PathLike
-            An exported folder, or a model of the Hugging Face hub (``owner/name``).
+            An exported folder, a hub id (``owner/name``), or ``"default"``: this package's own.
         device : str, optional
             ``cpu``, ``cuda:0``, ...; by default a GPU where there is one.
         attribute : str, optional

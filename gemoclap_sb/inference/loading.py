@@ -9,6 +9,7 @@ longer than everything else.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ from gemoclap_sb.models.towers import (
     text_tower_of,
 )
 from gemoclap_sb.models.weights import WEIGHTS, WeightsError, count_weights, load_weights
+
+DEFAULT_MODEL = "default"
+"""Name of the model that is part of this package."""
+DEFAULT_FOLDER = Path(__file__).with_name("default_model")
+_ABOUT_DEFAULT = (
+    "model: default, the small one in this package, trained on acted speech in English and Polish "
+    "(CC BY-NC-SA 4.0: no commercial use). `gemoclap info default` says more; --model names "
+    "another."
+)
 
 # Sizes up to this are believed, whatever the number of weights.
 _HARMLESS_SIZE = 10**6
@@ -120,9 +130,20 @@ def _check_sizes(config: Mapping[str, Any], weights: Path) -> None:
 def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
     """Find a folder, or download of a hub's model (``owner/name``) the files that are read here.
 
-    ``hub_options`` are ``huggingface_hub.snapshot_download``'s. ConfigurationError if it is
-    neither, or the hub's cannot be downloaded.
+    ``default`` is the model in this package, and standard error is told that it answers; a
+    folder of that name is ``./default``. ``hub_options`` are
+    ``huggingface_hub.snapshot_download``'s. ConfigurationError if it is none of these, or the
+    hub's cannot be downloaded.
     """
+    if str(source) == DEFAULT_MODEL:
+        if not (DEFAULT_FOLDER / WEIGHTS).is_file():
+            raise ConfigurationError(
+                f"the default model is not in this package: expected {DEFAULT_FOLDER}. Install "
+                "the package again, make the model with make_default.py of the recipe "
+                "recipes/across_corpora/gemoclap, or name another (--model)."
+            )
+        print(_ABOUT_DEFAULT, file=sys.stderr)
+        return DEFAULT_FOLDER
     folder = Path(source)
     if folder.is_dir():
         return folder

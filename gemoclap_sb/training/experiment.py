@@ -303,9 +303,10 @@ def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]
     if hparams.get("manifest"):
         return _prepared(hparams, *manifest_preparation(hparams, columns))
     if prepare is None or not data_folder:
+        corpora = [key for key in hparams.get("prepare_options", {}) if key.endswith("_folder")]
         raise ExperimentError(
-            "no data: give --data_folder (the corpus's folder), one manifest of a whole corpus "
-            "with --manifest, or three with --train_csv, --valid_csv and --test_csv."
+            f"no data: give --{' and --'.join(corpora or ['data_folder'])}, one manifest of a "
+            "corpus with --manifest, or three with --train_csv, --valid_csv and --test_csv."
         )
     if "make_corpus" in hparams:
         try:
@@ -336,4 +337,4 @@ def _prepared(hparams: Mapping, prepare: Prepare, data_folder: str) -> dict:
         run_on_main(ask, post_func=ask)
     except (OSError, ValueError, TypeError) as error:
         raise ExperimentError(f"data preparation: {error}") from error
-    return {"notes": [], **prepared, "validation": options.get("validation")}
+    return {"notes": [], "validation": options.get("validation"), **prepared}

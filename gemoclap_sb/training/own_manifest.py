@@ -38,7 +38,7 @@ def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict
         if alone := [key for key in ("fold_column", "words") if key in given]:
             raise ExperimentError(f"--{alone[0]} goes with --manifest, which is not given.")
         return given
-    _check_options(settings)
+    _check_options(settings, given)
     rows = _read(settings)
     try:
         folds = set(assign_folds(rows, settings["fold_column"], _groups(settings)).values())
@@ -96,11 +96,11 @@ def manifest_preparation(
     return prepare, str(hparams.get("data_folder") or manifest.absolute().parent)
 
 
-def _check_options(settings: Mapping[str, Any]) -> None:
-    if given := [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]:
-        raise ExperimentError(f"give --manifest or --{given[0]}, not both.")
+def _check_options(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if other := [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]:
+        raise ExperimentError(f"give --manifest or --{other[0]}, not both.")
     options = settings.get("prepare_options") or {}
-    if foreign := [key for key, value in options.items() if value and key not in _OPTIONS]:
+    if foreign := [key for key in options if given.get(key) and key not in _OPTIONS]:
         raise ExperimentError(
             f"{foreign[0]} is an option of the recipe's own corpus; it does nothing for --manifest."
         )

@@ -55,7 +55,6 @@ def test_every_command_has_help_with_an_example(command):
     [
         ([], "required"),
         (["classfy", "a.wav"], "invalid choice"),
-        (["classify", "a.wav"], "--model"),
         (["classify", "a.wav", "--model", "m", "--format", "xml"], "invalid choice"),
         (["classify", "a.wav", "--model", "m", "--batch-size", "0"], "expected auto, or 1"),
         (["classify", "a.wav", "--model", "no/such/folder"], "no folder no/such/folder"),

@@ -229,3 +229,10 @@ def test_words_that_do_not_fit_name_their_file(manifest, tmp_path):
 def test_options_of_a_recipes_own_corpus_are_refused(manifest):
     with pytest.raises(ExperimentError, match="merge_calm is an option of the recipe's own corpus"):
         own(manifest, name="ravdess_scratch", merge_calm=True)
+
+
+def test_an_option_that_its_yaml_alone_sets_is_replaced(manifest):
+    """`protocol` of the recipe for two corpora has a value, whoever asks."""
+    assert own(manifest, name="across_scratch")["number_of_folds"] == 5
+    with pytest.raises(ExperimentError, match="protocol is an option of the recipe's own corpus"):
+        own(manifest, name="across_scratch", protocol="transfer")

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""What carries over from one corpus to the other: all runs, and their tables, in one command.
+
+    python across.py --ravdess_folder FOLDER --nemo_folder FOLDER [--seeds 1,2,3] [--key value ...]
+
+For each seed the protocols ``transfer`` (trained on one corpus, tested on the other) and
+``both`` (trained on both, tested on unheard speakers of both). Writes ``across.md``,
+``across.csv`` and ``across.png`` after every run; what is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from across_prepare import CORPORA, FOLDS, NEMO, RAVDESS, TESTED
+from across_tables import Cell, Tables, draw, read_run
+
+from gemoclap_sb.files import write_text
+from gemoclap_sb.training import cross_validation
+from gemoclap_sb.training.run_folder import ExperimentError
+
+HERE = Path(__file__).resolve().parent
+HPARAMS = HERE / "hparams" / "across_scratch.yaml"
+TABLES = "across"
+FIGURES = ("uar", "war")
+PROTOCOLS = ("transfer", "both")
+OWN_KEYS = {
+    "--protocol": "this script, which runs transfer and both",
+    "--seed": "--seeds",
+    "--fold": "cross-validation, which runs all folds",
+    "--number_of_folds": "the protocol",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing and write the tables; 0, 1 if a run failed, 2 if it could not start."""
+    # Abbreviations would take keys of the YAML for options: --seed for --seeds.
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__.splitlines()[0]} Any other option is a key of {HPARAMS.name}.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--seeds", type=listed_seeds, default=[1, 2, 3], help="1,2,3")
+    add("--jobs", help="folds side by side, as cross_validate.py takes it")
+    add("--output_folder", type=Path, default=Path(f"results/{TABLES}"), help=f"results/{TABLES}")
+    add("--tables_only", action="store_true", help="write the tables from what is there")
+    for corpus in CORPORA:
+        key = corpus.lower()
+        help = f"folder with the seed_N of a cross-validation by the recipe of {corpus} alone"
+        add(f"--{key}_runs", type=Path, metavar="FOLDER", help=help)
+    options, passed = parser.parse_known_args(argv)
+    root = options.output_folder
+    within = {RAVDESS: options.ravdess_runs, NEMO: options.nemo_runs}
+    failed = []
+    try:
+        runs = {
+            (seed, protocol): protocol_argv(
+                passed, protocol, seed, root / protocol / f"seed_{seed}"
+            )
+            for seed in options.seeds
+            for protocol in PROTOCOLS
+        }
+        # Now, too: what cannot be read is told before anything is trained.
+        paths = write_tables(root, options.seeds, within)
+        for (seed, protocol), given in {} if options.tables_only else runs.items():
+            print(f"{protocol}, seed {seed}", flush=True)
+            given = given + ([] if options.jobs is None else ["--jobs", options.jobs])
+            if status := cross_validation.main(HERE / "train.py", given):
+                failed.append(f"{protocol}, seed {seed} (exit status {status})")
+            paths = write_tables(root, options.seeds, within)
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(paths[0].read_text(encoding="utf-8"))
+    print("\n".join(map(str, paths)))
+    if failed:
+        print(
+            f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}. The same command "
+            "goes on from there.",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def protocol_argv(passed: Sequence[str], protocol: str, seed: int, folder: Path) -> list[str]:
+    """Give the command line of the cross-validation of one protocol with one seed.
+
+    ExperimentError if what was passed says one of these things too.
+    """
+    for option in passed:
+        if (key := option.partition("=")[0]) in OWN_KEYS:
+            raise ExperimentError(f"{key} is left to {OWN_KEYS[key]}.")
+    own = {
+        "--protocol": protocol,
+        "--number_of_folds": str(len(FOLDS[protocol])),
+        "--seed": str(seed),
+        "--output_folder": str(folder),
+    }
+    return [str(HPARAMS), *passed, *(part for pair in own.items() for part in pair)]
+
+
+def write_tables(root: Path, seeds: Sequence[int], within: dict[str, Path | None]) -> list[Path]:
+    """Write tables and picture of what is finished; their paths, Markdown first."""
+    try:
+        tables = Tables(
+            [
+                Cell(
+                    trained,
+                    tested,
+                    {
+                        seed: read_run(*_run(root, trained, tested, seed, within), tested)
+                        for seed in seeds
+                    },
+                )
+                for trained in (*CORPORA, "both")
+                for tested in CORPORA
+            ]
+        )
+        paths = [root / f"{TABLES}.{ending}" for ending in ("md", "csv", "png")]
+        write_text(paths[0], tables.markdown(paths[-1].name))
+        write_text(paths[1], tables.csv())
+        draw(tables, paths[-1])
+    except (ValueError, OSError) as error:
+        raise ExperimentError(str(error)) from error
+    return paths
+
+
+def _run(
+    root: Path, trained: str, tested: str, seed: int, within: dict[str, Path | None]
+) -> tuple[Path | None, Sequence[int]]:
+    """Find the cross-validation that tests a corpus, and its folds that do."""
+    if trained == "both":
+        return root / "both" / f"seed_{seed}", FOLDS["both"]
+    if trained == tested:
+        return within[trained] and within[trained] / f"seed_{seed}", CORPORA[tested]
+    [fold] = [fold for fold, corpus in TESTED.items() if corpus == tested]
+    return root / "transfer" / f"seed_{seed}", (fold,)
+
+
+def listed_seeds(text: str) -> list[int]:
+    """Read ``1,2,3``."""
+    try:
+        return list(dict.fromkeys(int(name) for name in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers with commas between, found {text!r}"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""The model in the package, from the two corpora to its folder, in one command.
+
+    python make_default.py --ravdess_folder FOLDER --nemo_folder FOLDER [--key value ...]
+
+Trains `hparams/across_scratch.yaml` on all speakers, exports, and writes the folder that
+`GEmoCLAPClassifier.from_pretrained("default")` reads: configuration, weights, a card and a
+licence notice. The figures of the card are those of `across.py`, where it has run. What is
+finished is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from across import FIGURES, HERE, HPARAMS, TABLES, listed_seeds, protocol_argv
+from across_prepare import CORPORA, NEMO, RAVDESS
+from across_tables import is_lossy
+from huggingface_hub import ModelCardData
+
+from gemoclap_sb.data.preparation import RECORD
+from gemoclap_sb.evaluation.report import markdown_table
+from gemoclap_sb.export import ExportError, export
+from gemoclap_sb.export.model_card import TAGS
+from gemoclap_sb.files import atomic_folder, read_json, write_text
+from gemoclap_sb.inference.loading import DEFAULT_FOLDER
+from gemoclap_sb.models.building import CONFIG, encoder_names, members_of
+from gemoclap_sb.models.configuration import build_prompts
+from gemoclap_sb.models.weights import WEIGHTS, count_weights
+from gemoclap_sb.training import cross_validation
+from gemoclap_sb.training.run_folder import SETTINGS, ExperimentError, recorded_manifest
+
+CARD, LICENSE = "README.md", "LICENSE"
+MOST_BYTES = 8 * 2**20
+PROTOCOL = "all"
+# Settings in which a run on everything differs from one that is tested.
+_OF_THE_PROTOCOL = {"protocol", "number_of_folds", "fold", "seed", "prepare_options", "experiment"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the folder; exit status 0, 2 if it could not be made as asked, or the training's."""
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__.splitlines()[0]} Any other option is a key of {HPARAMS.name}.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--seeds", type=listed_seeds, default=[1], help="of the models, such as 1 (the default)")
+    for corpus in CORPORA:
+        add(f"--{corpus.lower()}_folder", required=True, help=f"the folder of {corpus}")
+    add("--output_folder", default="results/default_model", help="of the training")
+    add("--figures", default=f"results/{TABLES}", help="output folder of across.py")
+    add("--model_folder", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
+    options, passed = parser.parse_known_args(argv)
+    root = Path(options.output_folder)
+    corpora = ["--ravdess_folder", options.ravdess_folder, "--nemo_folder", options.nemo_folder]
+    # As it would be given elsewhere: without the places of this machine.
+    told = ["python", Path(__file__).name, "--ravdess_folder", RAVDESS, "--nemo_folder", NEMO]
+    command = shlex.join([*told, "--seeds", ",".join(map(str, options.seeds)), *passed])
+    runs = []
+    try:
+        for seed in options.seeds:
+            folder = root / f"seed_{seed}"
+            given = protocol_argv([*corpora, *passed], PROTOCOL, seed, folder)
+            if status := cross_validation.main(HERE / "train.py", given):
+                return status
+            runs.append(folder / "fold_1")
+        make_folder(runs, root / "exported", options.model_folder, Path(options.figures), command)
+    except (ExperimentError, ExportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(options.model_folder)
+    return 0
+
+
+def make_folder(
+    runs: Sequence[Path], exported: Path, model_folder: Path, figures: Path, command: str
+) -> None:
+    """Write the model's folder, whole or not at all; ExportError if it would be too large."""
+    export(runs, exported, overwrite=True)
+    config = read_json(exported / CONFIG)
+    weights = (exported / WEIGHTS).stat().st_size
+    if weights > MOST_BYTES:
+        raise ExportError(
+            f"{exported / WEIGHTS} has {weights:,} bytes; a model in the package has at most "
+            f"{MOST_BYTES:,}. Train a smaller one."
+        )
+    card = default_card(config, count_weights(exported / WEIGHTS), runs, figures, command)
+    with atomic_folder(model_folder) as folder:
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(exported / name, folder / name)
+        write_text(folder / CARD, card)
+        shutil.copyfile(HERE / "default_license.txt", folder / LICENSE)
+
+
+def default_card(
+    config: Mapping[str, Any], parameters: int, runs: Sequence[Path], figures: Path, command: str
+) -> str:
+    """Write the card: what was trained on, the measured figures, limits and licence."""
+    front_matter = ModelCardData(
+        library_name="speechbrain",
+        license="cc-by-nc-sa-4.0",
+        language=["en", "pl"],
+        tags=TAGS,
+        datasets=["RAVDESS", "nEMO"],
+        pipeline_tag="audio-classification",
+    )
+    members = members_of(config["model"])
+    head = members[0]["heads"][0]
+    prompts = build_prompts(config)
+    classes = zip(prompts.words[head].items(), prompts.class_sentences(head), strict=True)
+    rows = [[f"`{label}`", word, "; ".join(of)] for (label, word), of in classes]
+    parts = encoder_names(config["model"]).items()
+    return (
+        (HERE / "default_card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            front_matter=front_matter.to_yaml(),
+            encoders=", ".join(f"{name} ({part})" for part, name in parts),
+            parameters=parameters,
+            embedding_size=sum(one["embedding_size"] for one in members),
+            sample_rate=config["sample_rate"],
+            classes="\n".join(markdown_table(["label", "word", "sentences"], rows)),
+            training=_training_text(runs),
+            command=command,
+            figures=_figures_text(figures, runs[0]),
+            held_out=len(_speakers(runs, "valid")),
+        )
+    )
+
+
+def _training_text(runs: Sequence[Path]) -> str:
+    """Say what was trained on, by the records of the runs."""
+    settings = read_json(runs[0] / SETTINGS)
+    counts = [read_json(run / "manifests" / RECORD)["counts"] for run in runs]
+    trained = " and ".join(
+        f"{of['train']['utterances']:,} recordings ({of['train']['seconds'] / 3600:.2f} h)"
+        for of in counts
+    )
+    lossy = {
+        name
+        for run in runs
+        for name, row in recorded_manifest(run, "train").items()
+        if is_lossy(row)
+    }
+    several = f"{len(runs)} models of other seeds, whose cosines are averaged: "
+    text = (
+        f"{several * bool(runs[1:])}{trained} of both corpora, epochs: "
+        f"{settings['number_of_epochs']}. {settings['valid_speakers']} speakers of each corpus "
+        f"were held out{' for each model' * bool(runs[1:])}, and fitted the temperature of the "
+        "probabilities."
+    )
+    if lossy:
+        text += f" {len(lossy):,} recordings were lossy copies (Ogg or MP3) of the published ones."
+    return text
+
+
+def _speakers(runs: Sequence[Path], split: str) -> set[str]:
+    """Name the speakers of a split, of all runs."""
+    return {row["spk_id"] for run in runs for row in recorded_manifest(run, split).values()}
+
+
+def _figures_text(folder: Path, run: Path) -> str:
+    """Lay out the figures of ``across.csv``, or say that there are none."""
+    path = folder / f"{TABLES}.csv"
+    if not path.is_file():
+        return "Not measured."
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["measure"] in FIGURES]
+    if not any(row["mean_percent"] for row in rows):
+        return "Not measured."
+    heading = ["trained on", "tested on", "classes", "figure", "%", "95 % interval", "chance"]
+    cells = [
+        [
+            row["trained_on"],
+            row["tested_on"],
+            row["classes"],
+            row["measure"].upper(),
+            _spread(row),
+            f"{row['low_percent']} to {row['high_percent']}" if row["low_percent"] else "–",
+            row["chance_percent"],
+        ]
+        for row in rows
+        if row["mean_percent"]
+    ]
+    lines = markdown_table(heading, cells)
+    lines += [
+        "",
+        f"Mean ± standard deviation over {rows[0]['seeds']} seeds; interval over speakers. UAR is "
+        "the mean of the per-class recalls, WAR the accuracy; chance for WAR is the share of the "
+        "most frequent class. The tables of the recipe's `across.py` have each class.",
+    ]
+    if differing := _differing(folder, run):
+        lines += ["", f"They were measured with other settings than this model's: {differing}."]
+    return "\n".join(lines)
+
+
+def _spread(row: Mapping[str, str]) -> str:
+    return " ± ".join(filter(None, (row["mean_percent"], row["std_percent"])))
+
+
+def _differing(figures: Path, run: Path) -> str:
+    """Say in which settings the measured runs differ from the one that was exported."""
+    own, found = read_json(run / SETTINGS), {}
+    for path in sorted(figures.glob(f"both/seed_*/fold_*/{SETTINGS}")):
+        measured = read_json(path)
+        for key in (own.keys() | measured.keys()) - _OF_THE_PROTOCOL:
+            if own.get(key) != measured.get(key):
+                found[key] = f"{key} {measured.get(key)!r} (here {own.get(key)!r})"
+    return "; ".join(found[key] for key in sorted(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+../../nEMO/gemoclap/nemo_prepare.py

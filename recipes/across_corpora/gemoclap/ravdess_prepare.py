@@ -1,0 +1,1 @@
+../../RAVDESS/gemoclap/ravdess_prepare.py

@@ -1,0 +1,100 @@
+"""From two corpora to the folder of the default model: its files, its card, and its figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gemoclap_sb.files import write_json
+from gemoclap_sb.inference import GEmoCLAPClassifier
+from gemoclap_sb.training import cross_validation, experiment
+from tests.conftest import ROOT, load_script
+from tests.recipes.corpora import ACROSS, write_corpora
+from tests.run_folders import TINY
+
+load_script(ROOT / "recipes/RAVDESS/gemoclap/ravdess_prepare.py")
+load_script(ROOT / "recipes/nEMO/gemoclap/nemo_prepare.py")
+prepare = load_script(ACROSS / "across_prepare.py")
+load_script(ACROSS / "across_tables.py")
+load_script(ACROSS / "across.py")
+make_default = load_script(ACROSS / "make_default.py")
+
+pytestmark = pytest.mark.slow
+FIGURES = """\
+trained_on,tested_on,classes,measure,mean_percent,std_percent,low_percent,high_percent,\
+chance_percent,answered_percent,in_training,seeds_finished,seeds
+RAVDESS,nEMO,all 6,uar,31.25,1.50,28.00,35.50,16.67,,,3,3
+both,nEMO,all 6,recall_sad,45.00,,,,16.67,9.00,True,3,3
+both,RAVDESS,all 8,war,,,,,,,,0,3
+"""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """The command line of a tiny training, and where everything is."""
+    folder = tmp_path_factory.mktemp("default")
+    corpora = write_corpora(folder / "corpora")
+    small = {key: of for key, of in TINY.items() if key != "number_of_folds"}
+    options = {**corpora, **small, "number_of_epochs": 1, "device": "cpu"}
+    argv = [part for key, of in options.items() for part in (f"--{key}", str(of))]
+    return folder, [*argv, "--output_folder", str(folder / "out")]
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Folds run in this process, which has torch loaded; how many did is recorded."""
+    ran = []
+
+    def run_folds(folds, jobs, total):
+        for fold in folds:
+            ran.append(fold.number)
+            assert experiment.main(prepare.prepare_across, list(fold.command[2:])) == 0
+        return 0
+
+    monkeypatch.setattr(cross_validation, "run_folds", run_folds)
+    return ran
+
+
+def card(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_process, tmp_path):
+    folder, argv = given
+    model = tmp_path / "model"
+    argv = [*argv, "--model_folder", str(model), "--figures", str(tmp_path)]
+    assert make_default.main(argv) == 0
+    names = ["LICENSE", "README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in model.iterdir()) == names
+    assert len(GEmoCLAPClassifier.from_pretrained(model, device="cpu").labels) == 8
+    assert "Not measured." in card(model)
+    # 80 and 47 recordings, of which two speakers of each corpus are held out.
+    record = json.loads((folder / "out/seed_1/fold_1/manifests/prepare.json").read_text())
+    trained = record["counts"]["train"]["utterances"]
+    assert f"{trained} recordings" in card(model) and trained in (127 - 28, 127 - 27)
+    assert "4 speakers of these corpora" in card(model)
+    assert "lossy" not in card(model)
+    assert str(folder) not in card(model)
+
+    (tmp_path / "across.csv").write_text(FIGURES)
+    settings = json.loads((folder / "out/seed_1/fold_1/settings.json").read_text())
+    measured = {**settings, "protocol": "both", "fold": 2, "number_of_folds": 4, "seed": 3}
+    write_json(tmp_path / "both/seed_3/fold_2/settings.json", measured)
+    assert make_default.main(argv) == 0
+    assert in_process == [1]
+    assert "| RAVDESS | nEMO | all 6 | UAR | 31.25 ± 1.50 | 28.00 to 35.50 | 16.67 |" in card(model)
+    assert "45.00" not in card(model) and "| both |" not in card(model)
+    assert "other settings" not in card(model)
+
+    write_json(tmp_path / "both/seed_3/fold_2/settings.json", {**measured, "lr": 0.5})
+    assert make_default.main(argv) == 0
+    assert "measured with other settings than this model's: lr 0.5 (here 0.002)." in card(model)
+
+
+def test_a_model_that_is_too_large_is_refused(given, in_process, tmp_path, monkeypatch, capsys):
+    _, argv = given
+    monkeypatch.setattr(make_default, "MOST_BYTES", 1000)
+    assert make_default.main([*argv, "--model_folder", str(tmp_path / "model")]) == 2
+    assert "has at most 1,000. Train a smaller one." in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
