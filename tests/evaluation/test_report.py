@@ -95,7 +95,7 @@ def test_summary_recomputes_figures_from_the_counts():
         (
             FOLDS,
             {"validation": "dev"},
-            "one of random, session, speaker, development, test; found 'dev'",
+            "one of random, session, speaker, development, untested, test; found 'dev'",
         ),
     ],
 )
