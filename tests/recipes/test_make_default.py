@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas
 import pytest
 
 from gemoclap_sb.files import write_json
@@ -67,7 +68,7 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     assert make_default.main(argv) == 0
     names = ["LICENSE", "README.md", "config.json", "model.safetensors"]
     assert sorted(path.name for path in model.iterdir()) == names
-    assert len(GEmoCLAPClassifier.from_pretrained(model, device="cpu").labels) == 8
+    assert len(GEmoCLAPClassifier.from_pretrained(model, device="cpu").labels) == 7
     assert "Not measured." in card(model)
     # 80 and 47 recordings, of which two speakers of each corpus are held out.
     record = json.loads((folder / "out/seed_1/fold_1/manifests/prepare.json").read_text())
@@ -90,6 +91,19 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     write_json(tmp_path / "both/seed_3/fold_2/settings.json", {**measured, "lr": 0.5})
     assert make_default.main(argv) == 0
     assert "measured with other settings than this model's: lr 0.5 (here 0.002)." in card(model)
+
+
+def test_models_of_several_seeds_are_averaged(given, in_process, tmp_path):
+    folder, argv = given
+    model = tmp_path / "model"
+    assert make_default.main([*argv, "--seeds", "1,2", "--model_folder", str(model)]) == 0
+    config = json.loads((model / "config.json").read_text())
+    assert [run["seed"] for run in config["runs"]] == [1, 2]
+    assert GEmoCLAPClassifier.from_pretrained(model, device="cpu").labels[0] == "neu"
+    assert "2 models of other seeds, whose cosines are averaged" in card(model)
+    manifests = [folder / f"out/seed_{seed}/fold_1/manifests/valid.csv" for seed in (1, 2)]
+    held_out = {name for path in manifests for name in pandas.read_csv(path)["spk_id"]}
+    assert f"on {len(held_out)} speakers of these corpora only" in card(model)
 
 
 def test_a_model_that_is_too_large_is_refused(given, in_process, tmp_path, monkeypatch, capsys):
