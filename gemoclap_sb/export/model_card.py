@@ -14,7 +14,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics
-from gemoclap_sb.evaluation.report import markdown_table, percent, uncertainty_lines
+from gemoclap_sb.evaluation.report import (
+    VALIDATION_NOTES,
+    markdown_table,
+    percent,
+    uncertainty_lines,
+)
 from gemoclap_sb.models.building import encoder_names, members_of
 from gemoclap_sb.models.configuration import build_prompts
 
@@ -86,6 +91,7 @@ def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         *markdown_table(["run of", "fold", "seed", "WAR", "UAR"], rows),
         "",
+        *dict.fromkeys(filter(None, (VALIDATION_NOTES.get(of.get("validation")) for of in runs))),
         "The average was not measured when it was exported; `gemoclap evaluate` measures it.",
     ]
     if len({of["fold"] for of in runs if of.get("fold") is not None}) > 1:

@@ -41,6 +41,7 @@ class AveragedRun:
     experiment: str | None = None
     fold: int | None = None
     seed: int | None = None
+    validation: str | None = None
     n_test: int | None = None
     war: float | int | None = None
     uar: float | int | None = None
