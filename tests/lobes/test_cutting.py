@@ -98,3 +98,15 @@ def test_crops_begin_anywhere_and_alike_often():
     counts = torch.bincount(crops[:, 0].long())
     # Three places, 2,000 each; 200 are five deviations.
     assert len(counts) == 3 and (counts - 2000).abs().max() < 200
+
+
+def test_gradients_reach_the_samples_that_are_kept():
+    wavs = torch.zeros(2, 8000)
+    wavs[:, 3000:4000] = 1.0
+    wavs.requires_grad_()
+    trimmed, _ = trim_silence(wavs, torch.tensor([1.0, 0.75]), 40.0)
+    trimmed.sum().backward()
+    # Whole stretches of 400 samples, and 800 samples on either side.
+    expected = torch.zeros(2, 8000)
+    expected[:, 2800 - MARGIN : 4000 + MARGIN] = 1.0
+    torch.testing.assert_close(wavs.grad, expected, rtol=0, atol=0)
