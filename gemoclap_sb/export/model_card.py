@@ -85,13 +85,14 @@ def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         + [percent(of.get(key)) for key in ("war", "uar")]
         for of in runs
     ]
+    notes = dict.fromkeys(VALIDATION_NOTES.get(of.get("validation")) for of in runs)
     lines = [
         f"The average of {len(runs)} models: its cosines are the mean of theirs.",
         "What each scored alone on its run's test set:",
         "",
         *markdown_table(["run of", "fold", "seed", "WAR", "UAR"], rows),
         "",
-        *dict.fromkeys(filter(None, (VALIDATION_NOTES.get(of.get("validation")) for of in runs))),
+        *(note for note in notes if note),
         "The average was not measured when it was exported; `gemoclap evaluate` measures it.",
     ]
     if len({of["fold"] for of in runs if of.get("fold") is not None}) > 1:

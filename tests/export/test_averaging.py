@@ -166,9 +166,13 @@ def test_runs_of_several_folds_and_runs_without_a_result(seeds, tmp_path):
     other, untested = (tmp_path / name for name in ("other", "untested"))
     shutil.copytree(seeds[0], other)
     metrics = json.loads((other / "metrics.json").read_text())
-    (other / "metrics.json").write_text(json.dumps({**metrics, "fold": 3}))
+    (other / "metrics.json").write_text(
+        json.dumps({**metrics, "fold": 3, "validation": "untested"})
+    )
     card = (export([other, seeds[1]], tmp_path / "folds") / "README.md").read_text()
     assert "of different folds" in card
+    # What was no test is not told as one.
+    assert card.count("No test: all speakers were trained on") == 1
 
     shutil.copytree(seeds[2], untested)
     (untested / "metrics.json").unlink()
