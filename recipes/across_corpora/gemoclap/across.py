@@ -19,8 +19,8 @@ from across_prepare import CORPORA, FOLDS, NEMO, RAVDESS, TESTED
 from across_tables import Cell, Tables, draw, read_run
 
 from gemoclap_sb.files import write_text
-from gemoclap_sb.training import cross_validation
 from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.runs import CrossValidation, add_options, conduct, listed_seeds
 
 HERE = Path(__file__).resolve().parent
 HPARAMS = HERE / "hparams" / "across_scratch.yaml"
@@ -44,45 +44,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--seeds", type=listed_seeds, default=[1, 2, 3], help="1,2,3")
-    add("--jobs", help="folds side by side, as cross_validate.py takes it")
-    add("--output_folder", type=Path, default=Path(f"results/{TABLES}"), help=f"results/{TABLES}")
-    add("--tables_only", action="store_true", help="write the tables from what is there")
+    add_options(parser, f"results/{TABLES}")
     for corpus in CORPORA:
         key = corpus.lower()
         help = f"folder with the seed_N of a cross-validation by the recipe of {corpus} alone"
         add(f"--{key}_runs", type=Path, metavar="FOLDER", help=help)
     options, passed = parser.parse_known_args(argv)
-    root = options.output_folder
+    root = Path(options.output_folder)
     within = {RAVDESS: options.ravdess_runs, NEMO: options.nemo_runs}
-    failed = []
-    try:
-        runs = {
-            (seed, protocol): protocol_argv(
-                passed, protocol, seed, root / protocol / f"seed_{seed}"
-            )
-            for seed in options.seeds
-            for protocol in PROTOCOLS
-        }
-        # Now, too: what cannot be read is told before anything is trained.
-        paths = write_tables(root, options.seeds, within)
-        for (seed, protocol), given in {} if options.tables_only else runs.items():
-            print(f"{protocol}, seed {seed}", flush=True)
-            given = given + ([] if options.jobs is None else ["--jobs", options.jobs])
-            if status := cross_validation.main(HERE / "train.py", given):
-                failed.append(f"{protocol}, seed {seed} (exit status {status})")
-            paths = write_tables(root, options.seeds, within)
-    except ExperimentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(paths[0].read_text(encoding="utf-8"))
-    print("\n".join(map(str, paths)))
-    if failed:
-        print(
-            f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}. The same command "
-            "goes on from there.",
-            file=sys.stderr,
-        )
-    return 1 if failed else 0
+
+    def planned() -> tuple:
+        jobs = [] if options.jobs is None else ["--jobs", options.jobs]
+        runs = []
+        for seed in options.seeds:
+            for protocol in PROTOCOLS:
+                folder = root / protocol / f"seed_{seed}"
+                given = protocol_argv(passed, protocol, seed, folder) + jobs
+                called = f"{protocol}, seed {seed}"
+                runs.append(CrossValidation(called, folder, len(FOLDS[protocol]), given))
+        return runs, lambda: write_tables(root, options.seeds, within)
+
+    return conduct(HERE / "train.py", options, planned)
 
 
 def protocol_argv(passed: Sequence[str], protocol: str, seed: int, folder: Path) -> list[str]:
@@ -104,27 +86,24 @@ def protocol_argv(passed: Sequence[str], protocol: str, seed: int, folder: Path)
 
 def write_tables(root: Path, seeds: Sequence[int], within: dict[str, Path | None]) -> list[Path]:
     """Write tables and picture of what is finished; their paths, Markdown first."""
-    try:
-        tables = Tables(
-            [
-                Cell(
-                    trained,
-                    tested,
-                    {
-                        seed: read_run(*_run(root, trained, tested, seed, within), tested)
-                        for seed in seeds
-                    },
-                )
-                for trained in (*CORPORA, "both")
-                for tested in CORPORA
-            ]
-        )
-        paths = [root / f"{TABLES}.{ending}" for ending in ("md", "csv", "png")]
-        write_text(paths[0], tables.markdown(paths[-1].name))
-        write_text(paths[1], tables.csv())
-        draw(tables, paths[-1])
-    except (ValueError, OSError) as error:
-        raise ExperimentError(str(error)) from error
+    tables = Tables(
+        [
+            Cell(
+                trained,
+                tested,
+                {
+                    seed: read_run(*_run(root, trained, tested, seed, within), tested)
+                    for seed in seeds
+                },
+            )
+            for trained in (*CORPORA, "both")
+            for tested in CORPORA
+        ]
+    )
+    paths = [root / f"{TABLES}.{ending}" for ending in ("md", "csv", "png")]
+    write_text(paths[0], tables.markdown(paths[-1].name))
+    write_text(paths[1], tables.csv())
+    draw(tables, paths[-1])
     return paths
 
 
@@ -138,16 +117,6 @@ def _run(
         return within[trained] and within[trained] / f"seed_{seed}", CORPORA[tested]
     [fold] = [fold for fold, corpus in TESTED.items() if corpus == tested]
     return root / "transfer" / f"seed_{seed}", (fold,)
-
-
-def listed_seeds(text: str) -> list[int]:
-    """Read ``1,2,3``."""
-    try:
-        return list(dict.fromkeys(int(name) for name in text.split(",")))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"expected whole numbers with commas between, found {text!r}"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -129,6 +129,15 @@ class Tables:
         """The classes of the runs, in their order."""
         found = [answers for cell in self.cells for answers in cell.finished]
         asked = {name for answers in found for name in answers.predictions.labels}
+        for cell in self.cells:
+            for answers in cell.finished:
+                needed = asked.intersection(EMOTIONS[cell.tested])
+                if lacking := sorted(needed.difference(answers.predictions.labels)):
+                    raise ValueError(
+                        f"models trained on {cell.trained} and tested on {cell.tested} do not "
+                        f"have the class {lacking[0]}, others do: give all runs the same "
+                        "--classes and --merge_calm."
+                    )
         return [name for name in CLASSES if name in asked or not found]
 
     @cached_property
