@@ -81,6 +81,8 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     (tmp_path / "across.csv").write_text(FIGURES)
     settings = json.loads((folder / "out/seed_1/fold_1/settings.json").read_text())
     measured = {**settings, "protocol": "both", "fold": 2, "number_of_folds": 4, "seed": 3}
+    # The same corpora may have lain elsewhere, which is nobody's business.
+    measured |= {"ravdess_folder": "/elsewhere/RAVDESS", "data_folder": "/elsewhere/RAVDESS"}
     write_json(tmp_path / "both/seed_3/fold_2/settings.json", measured)
     assert make_default.main(argv) == 0
     assert in_process == [1]
@@ -112,3 +114,15 @@ def test_a_model_that_is_too_large_is_refused(given, in_process, tmp_path, monke
     assert make_default.main([*argv, "--model_folder", str(tmp_path / "model")]) == 2
     assert "has at most 1,000. Train a smaller one." in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(given, in_process, tmp_path, capsys):
+    _, argv = given
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/text.tex").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    for name in ("thesis", "file"):
+        assert make_default.main([*argv, "--model_folder", str(tmp_path / name)]) == 2
+        assert f"{name} exists and is no model" in capsys.readouterr().err
+    assert (tmp_path / "thesis/text.tex").read_text() == "years of work"
+    assert in_process == []

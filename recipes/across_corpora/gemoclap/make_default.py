@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from across import FIGURES, HERE, HPARAMS, TABLES, listed_seeds, protocol_argv
+from across import FIGURES, HERE, HPARAMS, TABLES, protocol_argv
 from across_prepare import CORPORA, NEMO, RAVDESS
 from across_tables import is_lossy
 from huggingface_hub import ModelCardData
@@ -36,12 +36,14 @@ from gemoclap_sb.models.configuration import build_prompts
 from gemoclap_sb.models.weights import WEIGHTS, count_weights
 from gemoclap_sb.training import cross_validation
 from gemoclap_sb.training.run_folder import SETTINGS, ExperimentError, recorded_manifest
+from gemoclap_sb.training.runs import listed_seeds
 
 CARD, LICENSE = "README.md", "LICENSE"
 MOST_BYTES = 8 * 2**20
 PROTOCOL = "all"
-# Settings in which a run on everything differs from one that is tested.
+# Settings in which a run on everything differs from one that is tested, and places.
 _OF_THE_PROTOCOL = {"protocol", "number_of_folds", "fold", "seed", "prepare_options", "experiment"}
+_PLACES = {"data_folder", "ravdess_folder", "nemo_folder"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join([*told, "--seeds", ",".join(map(str, options.seeds)), *passed])
     runs = []
     try:
+        _check_model_folder(options.model_folder)
         for seed in options.seeds:
             folder = root / f"seed_{seed}"
             given = protocol_argv([*corpora, *passed], PROTOCOL, seed, folder)
@@ -97,6 +100,17 @@ def make_folder(
             shutil.copyfile(exported / name, folder / name)
         write_text(folder / CARD, card)
         shutil.copyfile(HERE / "default_license.txt", folder / LICENSE)
+
+
+def _check_model_folder(folder: Path) -> None:
+    """Refuse to replace what is no such model; an empty folder is nothing."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    is_free = not folder.exists() or (folder.is_dir() and not names)
+    if not is_free and not names >= {CONFIG, WEIGHTS, CARD, LICENSE}:
+        raise ExportError(
+            f"--model_folder {folder} exists and is no model made by this script, so it is not "
+            "replaced. Name another folder."
+        )
 
 
 def default_card(
@@ -210,7 +224,7 @@ def _differing(figures: Path, run: Path) -> str:
     own, found = read_json(run / SETTINGS), {}
     for path in sorted(figures.glob(f"both/seed_*/fold_*/{SETTINGS}")):
         measured = read_json(path)
-        for key in (own.keys() | measured.keys()) - _OF_THE_PROTOCOL:
+        for key in (own.keys() | measured.keys()) - _OF_THE_PROTOCOL - _PLACES:
             if own.get(key) != measured.get(key):
                 found[key] = f"{key} {measured.get(key)!r} (here {own.get(key)!r})"
     return "; ".join(found[key] for key in sorted(found))
