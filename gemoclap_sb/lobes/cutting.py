@@ -93,7 +93,7 @@ def cut(wavs: Tensor, starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
             [1., 2.]]), tensor([0.5000, 1.0000]))
     """
     lengths = stops - starts
-    # Not one `gather`, which looks up each sample: twenty times slower on a CPU.
+    # Not one `gather`: slices copy stretches of memory, and it looks up each sample.
     parts = wavs.new_zeros(len(wavs), int(lengths.max()))
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         parts[row, : stop - start] = wavs[row, start:stop]

@@ -43,7 +43,6 @@ class AveragedRun:
     seed: int | None = None
     validation: str | None = None
     n_test: int | None = None
-    validation: str | None = None
     war: float | int | None = None
     uar: float | int | None = None
 
