@@ -155,7 +155,10 @@ def restricted_predictions(predictions: Predictions, labels: Sequence[str]) -> P
     if not len(rows):
         raise ValueError(f"no utterance is of the classes {', '.join(labels)}.")
     probabilities = predictions.probabilities[np.ix_(rows, columns)]
-    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    total = probabilities.sum(axis=1, keepdims=True)
+    # Certain of a class that is left out, a model says nothing about the others.
+    evenly = np.full_like(probabilities, 1 / len(columns))
+    probabilities = np.divide(probabilities, total, out=evenly, where=total > 0)
     true = np.array([columns.index(index) for index in predictions.true[rows]])
     ids = [predictions.ids[row] for row in rows]
     return Predictions(ids, true, probabilities.argmax(axis=1), probabilities, list(labels))

@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
-from gemoclap_sb.evaluation.predictions import Predictions, pooled_predictions
+from gemoclap_sb.evaluation.predictions import (
+    Predictions,
+    pooled_predictions,
+    restricted_predictions,
+)
 
 LABELS = ["ang", "hap", "sad"]
 
@@ -101,3 +105,12 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         Predictions.read(path)
     assert str(path) in str(caught.value)
+
+
+def test_restricted_to_classes_that_were_ruled_out_nothing_is_said():
+    probabilities = np.array([[0.0, 0.0, 1.0], [0.2, 0.6, 0.2]])
+    found = Predictions(
+        ["a", "b"], np.array([0, 1]), np.array([2, 1]), probabilities, ["x", "y", "z"]
+    )
+    fewer = restricted_predictions(found, ["x", "y"])
+    np.testing.assert_allclose(fewer.probabilities, [[0.5, 0.5], [0.25, 0.75]])
