@@ -138,7 +138,7 @@ def restricted_predictions(predictions: Predictions, labels: Sequence[str]) -> P
     Examples
     --------
     >>> true, predicted = np.array([0, 1, 2]), np.array([2, 1, 2])
-    >>> probabilities = np.array([[0.3, 0.1, 0.6], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]])
+    >>> probabilities = np.array([[0.375, 0.125, 0.5], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]])
     >>> found = Predictions("abc", true, predicted, probabilities, ["ang", "sad", "cal"])
     >>> fewer = restricted_predictions(found, ["ang", "sad"])
     >>> fewer.ids, fewer.predicted.tolist(), fewer.probabilities[0].tolist()
