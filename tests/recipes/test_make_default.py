@@ -88,6 +88,7 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     assert in_process == [1]
     assert "| RAVDESS | nEMO | all 6 | UAR | 31.25 ± 1.50 | 28.00 to 35.50 | 16.67 |" in card(model)
     assert "45.00" not in card(model) and "| both |" not in card(model)
+    assert "trained on both corpora were not measured" in card(model)
     assert "other settings" not in card(model)
 
     write_json(tmp_path / "both/seed_3/fold_2/settings.json", {**measured, "lr": 0.5})

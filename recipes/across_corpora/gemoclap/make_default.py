@@ -206,10 +206,13 @@ def _figures_text(folder: Path, run: Path) -> str:
     lines = markdown_table(heading, cells)
     lines += [
         "",
-        f"Mean ± standard deviation over {rows[0]['seeds']} seeds; interval over speakers. UAR is "
-        "the mean of the per-class recalls, WAR the accuracy; chance for WAR is the share of the "
-        "most frequent class. The tables of the recipe's `across.py` have each class.",
+        f"Number of seeds: {rows[0]['seeds']}. Mean ± standard deviation over seeds, if there are "
+        "several; interval over speakers. UAR is the mean of the per-class recalls, WAR the "
+        "accuracy; chance for WAR is the share of the most frequent class. The tables of the "
+        "recipe's `across.py` have each class.",
     ]
+    if not any(row["trained_on"] == "both" and row["mean_percent"] for row in rows):
+        lines += ["", "Models that were trained on both corpora were not measured."]
     if differing := _differing(folder, run):
         lines += ["", f"They were measured with other settings than this model's: {differing}."]
     return "\n".join(lines)
