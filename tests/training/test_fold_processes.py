@@ -25,8 +25,10 @@ def wait_for(path):
     raise SystemExit("nobody came")
 """
 DRIVER = """
-import pathlib, sys
+import pathlib, signal, sys
 from gemoclap_sb.training.fold_processes import Fold, run_folds
+# A shell lets its background jobs, and what they start, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 root = pathlib.Path(sys.argv[1])
 code = "import os, pathlib, sys, time\\np = pathlib.Path(sys.argv[1], 'pid')\\n" \\
     "p.with_name('.p').write_text(str(os.getpid()))\\np.with_name('.p').rename(p)\\ntime.sleep(300)"
