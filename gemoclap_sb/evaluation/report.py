@@ -14,12 +14,12 @@ import numpy as np
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, pooled
 
 VALIDATION_NOTES: dict[str, str] = {
-    "random": "The checkpoint was chosen on utterances held out at random from the training "
-    "sessions; the test session was not seen before the final evaluation.",
-    "session": "The checkpoint was chosen on one whole training session; the test session was "
-    "not seen before the final evaluation.",
-    "speaker": "The checkpoint was chosen on held-out speakers of the training side; the test "
-    "speakers were not seen before the final evaluation.",
+    "random": "Temperature, and checkpoint where one is chosen, are by utterances held out at "
+    "random from the training sessions; the test session was not seen before the final evaluation.",
+    "session": "Temperature, and checkpoint where one is chosen, are by one whole training "
+    "session; the test session was not seen before the final evaluation.",
+    "speaker": "Temperature, and checkpoint where one is chosen, are by held-out speakers of the "
+    "training side; the test speakers were not seen before the final evaluation.",
     "development": "For choosing settings: tested on held-out speakers of the training side. The "
     "fold's own test speakers were left out, and these figures are not of them.",
     "untested": "No test: all speakers were trained on but those held out, on whom the temperature "
@@ -28,7 +28,7 @@ VALIDATION_NOTES: dict[str, str] = {
     "speakers), and the temperature of the probabilities fitted there. These figures are therefore "
     "optimistic and must not be compared with results whose test side was unseen.",
 }
-"""What to say, in words, about each way of choosing the checkpoint."""
+"""What to say, in words, about each way of validating."""
 
 
 def percent(fraction: float | None) -> str:
