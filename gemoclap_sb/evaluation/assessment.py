@@ -47,7 +47,8 @@ def assess(
     predictions : Predictions
         Of the test, with calibrated probabilities.
     record : dict
-        ``confidence_intervals``, ``uar_by_gender`` and ``calibration`` of ``metrics.json``.
+        ``confidence_intervals``, ``uar_by_gender``, ``uar_speaker_centered`` and
+        ``calibration`` of ``metrics.json``.
 
     Examples
     --------
@@ -55,7 +56,7 @@ def assess(
     >>> rows = {"a": {"spk_id": "ann", "gender": "F"}, "b": {"spk_id": "bob", "gender": "M"}}
     >>> predictions, record = assess(one, one, 1.0, ["ang", "sad"], rows)
     >>> list(record), list(record["calibration"])
-    (['confidence_intervals', 'uar_by_gender', 'calibration'], \
+    (['confidence_intervals', 'uar_by_gender', 'uar_speaker_centered', 'calibration'], \
 ['scale', 'own_scale', 'before', 'after'])
     """
     scale = fit_temperature(valid.scores, valid.expected)

@@ -114,6 +114,11 @@ def _uncertainty_lines(record: Mapping[str, Any]) -> Iterator[str]:
             f"UAR of women {percent(found['F'])}, of men {percent(found['M'])}: a gap of "
             f"{100 * found['gap']:+.2f} points (over {averaged})"
         )
+    if (found := record.get("uar_speaker_centered")) is not None:
+        yield (
+            f"UAR {percent(found)} once each speaker's mean scores are taken away, which needs "
+            "many utterances of a speaker: the difference is what unheard speakers cost"
+        )
     if found := record.get("calibration"):
         before, after = found["before"], found["after"]
         yield (

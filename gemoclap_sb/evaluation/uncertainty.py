@@ -1,4 +1,4 @@
-"""How sure the figures of a test set are, and whether they hold for women and men alike.
+"""How sure the figures of a test set are, for women and men alike, and what new speakers cost.
 
 Utterances of one speaker resemble each other, so that a test set holds less than its
 utterances seem to say: what is resampled is whole speakers (the cluster bootstrap: Field and
@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from gemoclap_sb.evaluation.metrics import classification_metrics
 from gemoclap_sb.evaluation.predictions import Predictions
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
+CENTERED_FROM = 5
 NO_INTERVALS = (
     "No confidence intervals: they are over speakers, and the test set names fewer than two."
 )
@@ -38,7 +40,7 @@ def uncertainty(predictions: Predictions, rows: Rows) -> dict[str, Any]:
     dict
         ``confidence_intervals``, null where fewer than two speakers are named: see
         `confidence_intervals`. ``uar_by_gender``, null where the test set does not name both:
-        see `uar_by_gender`.
+        see `uar_by_gender`. ``uar_speaker_centered``: see `uar_speaker_centered`.
 
     Examples
     --------
@@ -56,6 +58,7 @@ def uncertainty(predictions: Predictions, rows: Rows) -> dict[str, Any]:
     return {
         "confidence_intervals": confidence_intervals(predictions, speakers),
         "uar_by_gender": uar_by_gender(predictions, genders),
+        "uar_speaker_centered": uar_speaker_centered(predictions, speakers),
     }
 
 
@@ -157,3 +160,28 @@ def uar_by_gender(predictions: Predictions, genders: Sequence[str]) -> dict[str,
     women, men = (float(recalls[gender][both].mean()) for gender in ("F", "M"))
     classes = [name for name, shared in zip(predictions.labels, both, strict=True) if shared]
     return {"F": women, "M": men, "gap": women - men, "classes": classes}
+
+
+def uar_speaker_centered(predictions: Predictions, speakers: Sequence[str]) -> float | None:
+    """UAR once each speaker's mean log-probabilities are taken from the speaker's utterances.
+
+    What it is above the UAR is what unheard speakers cost: a model hears all of a speaker's
+    utterances as a little too angry or too sad. It is no result of the model, since it takes many
+    utterances of a speaker to know that, though no labels. ``speakers`` are N names; None where a
+    name is empty or a speaker has fewer than `CENTERED_FROM` utterances for each class.
+
+    Examples
+    --------
+    >>> true, probabilities = np.array([0, 1] * 5), np.array([[0.9, 0.1], [0.6, 0.4]] * 5)
+    >>> heard = Predictions("abcdefghij", true, np.zeros(10, int), probabilities, ["ang", "sad"])
+    >>> heard.metrics().uar, uar_speaker_centered(heard, ["ann"] * 10)
+    (0.5, 1.0)
+    """
+    names, index, counts = np.unique(np.asarray(speakers), return_inverse=True, return_counts=True)
+    if "" in names or counts.min() < CENTERED_FROM * len(predictions.labels):
+        return None
+    scores = np.log(predictions.probabilities.clip(np.finfo(float).tiny))
+    totals = np.zeros((len(names), scores.shape[1]))
+    np.add.at(totals, index, scores)
+    scores -= (totals / counts[:, None])[index]
+    return classification_metrics(predictions.true, scores.argmax(axis=1), predictions.labels).uar

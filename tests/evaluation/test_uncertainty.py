@@ -1,6 +1,9 @@
 """Intervals against the bootstrap written out, SciPy's, and cases where they are known."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
@@ -11,6 +14,7 @@ from gemoclap_sb.evaluation.uncertainty import (
     SEED,
     confidence_intervals,
     uar_by_gender,
+    uar_speaker_centered,
     uncertainty,
 )
 from tests.evaluation.test_predictions import LABELS, some_predictions
@@ -118,4 +122,33 @@ def test_columns_are_found_by_id():
     assert record["confidence_intervals"]["speakers"] == 2
     assert record["uar_by_gender"]["gap"] == 1.0
     bare = {name: {"wav": "a.wav", "spk_id": None} for name in rows}
-    assert uncertainty(found, bare) == {"confidence_intervals": None, "uar_by_gender": None}
+    assert set(uncertainty(found, bare).values()) == {None}
+
+
+def test_speaker_centered_agrees_with_pandas():
+    found = some_predictions(100)
+    scores = pd.DataFrame(np.log(found.probabilities))
+    centered = scores - scores.groupby(SPEAKERS).transform("mean")
+    expected = balanced_accuracy_score(found.true, centered.to_numpy().argmax(axis=1))
+    assert uar_speaker_centered(found, SPEAKERS) == pytest.approx(expected)
+    assert expected != pytest.approx(found.metrics().uar)
+
+
+def test_what_a_speaker_adds_to_all_scores_is_taken_away():
+    """A class that is certain for one, and impossible for another, is no trouble."""
+    found = some_predictions(90)
+    speakers = np.repeat(["ann", "bob"], 45)
+    offsets = np.where(speakers == "ann", 3.0, -2.0)[:, None] * np.array([1.0, -1.0, 0.5])
+    shifted = np.exp(np.log(found.probabilities) + offsets)
+    shifted /= shifted.sum(axis=1, keepdims=True)
+    other = dataclasses.replace(found, probabilities=shifted, predicted=shifted.argmax(axis=1))
+    assert other.metrics().uar < found.metrics().uar
+    same = uar_speaker_centered(found, speakers)
+    assert uar_speaker_centered(other, speakers) == pytest.approx(same)
+    certain = dataclasses.replace(found, probabilities=np.eye(3)[found.true])
+    assert uar_speaker_centered(certain, speakers) == 1.0
+
+
+@pytest.mark.parametrize("speakers", [["ann"] * 16 + ["bob"] * 14, ["ann"] * 29 + [""]])
+def test_speakers_who_say_too_little_are_not_centered(speakers):
+    assert uar_speaker_centered(some_predictions(30), speakers) is None
