@@ -3,12 +3,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -22,7 +20,6 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from gemoclap_sb.data.manifests import read_manifest
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.export.folder import FILES, export
-from gemoclap_sb.export.hub import push_to_hub
 from gemoclap_sb.export.trained import ExportError
 from gemoclap_sb.inference import GEmoCLAPClassifier
 from gemoclap_sb.lobes import MaskedMeanPooling, ResNetEncoder
@@ -266,42 +263,6 @@ def test_labels_that_yaml_could_mistake(tmp_path):
     assert classifier.hparams.label_encoder.decode_ndim(range(4)) == [*words]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_model_card(exported, kind):
-    path = exported[kind] / "README.md"
-    card = huggingface_hub.ModelCard.load(path)
-    data = card.data
-    assert data.library_name == "speechbrain"
-    assert data.license == "apache-2.0"
-    results = {result.metric_type: result.metric_value for result in data.eval_results}
-    assert results == pytest.approx({"accuracy": 5 / 6, "recall": (1 + 1 + 1 + 2 / 3) / 4})
-    assert data.model_name == "model"
-    assert "speech-emotion-recognition" in data.tags
-    for text in (
-        "| 83.33 % | 91.67 % |",
-        "| sad | 1 | 0 | 0 | 2 | 66.67 % |",
-        "| `ang` | angry | this person sounds angry; a female speaker sounds angry",
-        "GEmoCLAPClassifier.from_pretrained",
-        "EncoderClassifier.from_hparams",
-        "Intended use and limits",
-        "Licence: apache-2.0.",
-    ):
-        assert text in card.text, text
-
-
-def test_card_without_figures_and_licence(tmp_path):
-    run = make_run(tmp_path / "run", scratch_model())
-    (run / "metrics.json").unlink()
-    folder = export(run, tmp_path / "out", datasets=["me/corpus"], language="en")
-    card = huggingface_hub.ModelCard.load(folder / "README.md")
-    assert card.data.eval_results is None
-    assert card.data.datasets == ["me/corpus"]
-    assert card.data.language == "en"
-    assert card.data.license == "other"
-    assert "there are no figures" in card.text
-    assert "No licence was chosen" in card.text
-
-
 def test_overwriting_is_asked_for(runs, tmp_path):
     out = tmp_path / "out"
     export(runs["scratch"], out)
@@ -375,65 +336,3 @@ def test_pickle_in_the_run_is_not_executed(tmp_path):
     with pytest.raises(Exception, match="(?i)weights"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "ran").exists()
-
-
-class FakeApi:
-    def __init__(self):
-        self.calls = []
-
-    def create_repo(self, repo_id, **options):
-        self.calls.append(("create_repo", repo_id, options))
-        return f"https://huggingface.co/{repo_id}"
-
-    def upload_folder(self, **options):
-        self.calls.append(("upload_folder", options))
-
-
-def test_push_to_hub(exported, tmp_path):
-    folder = shutil.copytree(exported["pretrained"], tmp_path / "model")
-    (folder / "secret.env").touch()
-    api = FakeApi()
-    address = push_to_hub(folder, "me/clap", private=True, commit_message="v1", api=api)
-    assert address == "https://huggingface.co/me/clap"
-    create, upload = api.calls
-    assert create == (
-        "create_repo",
-        "me/clap",
-        {"repo_type": "model", "private": True, "exist_ok": True},
-    )
-    options = upload[1]
-    assert options["folder_path"] == str(folder)
-    assert options["repo_id"] == "me/clap"
-    assert options["commit_message"] == "v1"
-    sent = set(
-        huggingface_hub.utils.filter_repo_objects(
-            [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()],
-            allow_patterns=options["allow_patterns"],
-        )
-    )
-    assert set(FILES) < sent
-    assert {name.split("/")[0] for name in sent - set(FILES)} == {"tokenizer"}
-
-
-def test_push_of_half_an_export_is_refused(exported, tmp_path):
-    folder = shutil.copytree(exported["scratch"], tmp_path / "model")
-    (folder / "README.md").unlink()
-    api = FakeApi()
-    with pytest.raises(ExportError, match=r"found no README\.md"):
-        push_to_hub(folder, "me/clap", api=api)
-    assert api.calls == []
-
-
-def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path):
-    import os
-
-    import torch
-
-    from gemoclap_sb.models.weights import save_weights
-
-    previous = os.umask(0o022)
-    try:
-        save_weights({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    finally:
-        os.umask(previous)
-    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import nn
 
@@ -17,3 +19,12 @@ def test_weights_are_not_taken_for_a_pickle_whatever_their_header_is_long(tmp_pa
         load_weights(loaded, path)
         torch.testing.assert_close(loaded.state_dict(), module.state_dict())
     assert 0x80 in begun
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path):
+    previous = os.umask(0o022)
+    try:
+        save_weights({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
