@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas
 import pytest
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 
+from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.files import write_json
 from gemoclap_sb.inference import GEmoCLAPClassifier
 from gemoclap_sb.training import cross_validation, experiment
@@ -19,6 +23,7 @@ load_script(ROOT / "recipes/nEMO/gemoclap/nemo_prepare.py")
 prepare = load_script(ACROSS / "across_prepare.py")
 load_script(ACROSS / "across_tables.py")
 load_script(ACROSS / "across.py")
+calibration = load_script(ACROSS / "across_calibration.py")
 make_default = load_script(ACROSS / "make_default.py")
 
 pytestmark = pytest.mark.slow
@@ -74,7 +79,7 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     record = json.loads((folder / "out/seed_1/fold_1/manifests/prepare.json").read_text())
     trained = record["counts"]["train"]["utterances"]
     assert f"{trained} recordings" in card(model) and trained in (127 - 28, 127 - 27)
-    assert "4 speakers of these corpora" in card(model)
+    assert "calibrated on 4 speakers of these corpora only" in card(model)
     assert "lossy" not in card(model)
     assert str(folder) not in card(model)
 
@@ -94,6 +99,50 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     write_json(tmp_path / "both/seed_3/fold_2/settings.json", {**measured, "lr": 0.5})
     assert make_default.main(argv) == 0
     assert "measured with other settings than this model's: lr 0.5 (here 0.002)." in card(model)
+
+
+def write_transfer(figures, fold, scores, scale, seed=1):
+    """A run of `transfer` whose class scores are known; who spoke does not matter."""
+    generator = np.random.default_rng(seed)
+    # Answers of which as many are right as `softmax(5 * scores)` promises.
+    chances = softmax(5 * scores, axis=1)
+    true = np.array([generator.choice(len(row), p=row) for row in chances])
+    labels = [name for name in prepare.CLASSES if name in prepare.SHARED] + ["dis"]
+    shown = softmax(scale * np.hstack([scores, np.full((len(scores), 1), 0.3)]), axis=1)
+    names = [str(number) for number in range(len(scores))]
+    run = figures / f"transfer/seed_{seed}/fold_{fold}"
+    run.mkdir(parents=True)
+    Predictions(names, true, scores.argmax(axis=1), shown, labels).write(run / "predictions.csv")
+    write_json(run / "metrics.json", {"calibration": {"scale": scale}})
+    return true
+
+
+def test_the_temperature_is_that_of_the_transfers(given, in_process, tmp_path):
+    """Fitted on each by an optimizer of its own, whatever scale the runs had."""
+    scores = {fold: np.random.default_rng(fold).uniform(-1, 1, (400, 6)) for fold in (1, 2)}
+    true = {1: write_transfer(tmp_path, 1, scores[1], 20.0)}
+    assert calibration.calibrate_across(tmp_path) is None
+    true[2] = write_transfer(tmp_path, 2, scores[2], 2.0)
+
+    def error(fold, scale):
+        return log_loss(true[fold], softmax(scale * scores[fold], axis=1), labels=range(6))
+
+    scales = np.geomspace(1, 25, 2000)
+    best = {fold: scales[np.argmin([error(fold, scale) for scale in scales])] for fold in (1, 2)}
+    found = calibration.calibrate_across(tmp_path)
+    assert found.scale == pytest.approx((best[1] * best[2]) ** 0.5, rel=2e-3)
+    # Too sure by its own temperature, not sure enough by its own, and about right by the other's.
+    for own, of_other in found.errors.values():
+        assert own > 0.15 > of_other + 0.05
+
+    _, argv = given
+    model = tmp_path / "model"
+    argv = [*argv, "--model_folder", str(model), "--figures", str(tmp_path)]
+    assert make_default.main(argv) == 0
+    calibrated = json.loads((model / "config.json").read_text())["calibration"]
+    assert calibrated == {"emotion": pytest.approx(found.scale)}
+    own, of_other = found.errors["nEMO"]
+    assert f"{100 * of_other:.1f} % on nEMO ({100 * own:.1f} % with" in card(model)
 
 
 def test_models_of_several_seeds_are_averaged(given, in_process, tmp_path):

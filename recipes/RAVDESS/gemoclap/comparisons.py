@@ -67,6 +67,21 @@ COMPARISONS = Comparisons(
                 Row("fixed", SMALL, {"learn_logit_scale": False}),
             ],
         ),
+        # What training hears: for choosing, so with --validation development.
+        Group(
+            "hearing",
+            (1,),
+            [
+                Row("as it is", SMALL),
+                Row("windows of 25 ms, 64 bands", SMALL, {"window_ms": 25, "n_mels": 64}),
+                Row("silence kept", SMALL, {"trim_db": None}),
+                Row("whole utterances", SMALL, {"crop_seconds": None}),
+                Row("one speed", SMALL, {"speeds": [100]}),
+                Row("weight decay 0.01", SMALL, {"weight_decay": 0.01}),
+                Row("mixup", SMALL, {"mixup": 0.2}),
+                Row("utterances centred", SMALL, {"center_utterances": True}),
+            ],
+        ),
     ],
 )
 

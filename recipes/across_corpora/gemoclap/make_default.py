@@ -5,8 +5,8 @@
 
 Trains `hparams/across_scratch.yaml` on all speakers, exports, and writes the folder that
 `GEmoCLAPClassifier.from_pretrained("default")` reads: configuration, weights, a card and a
-licence notice. The figures of the card are those of `across.py`, where it has run. What is
-finished is not done again.
+licence notice. The figures of the card are those of `across.py`, where it has run, and so is the
+temperature of the probabilities (`across_calibration`). What is finished is not done again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from across import FIGURES, HERE, HPARAMS, TABLES, protocol_argv
+from across_calibration import AcrossCorpora, calibrate_across
 from across_prepare import CORPORA, NEMO, RAVDESS
 from across_tables import is_lossy
 from huggingface_hub import ModelCardData
@@ -29,7 +30,7 @@ from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.report import markdown_table
 from gemoclap_sb.export import ExportError, export
 from gemoclap_sb.export.model_card import TAGS
-from gemoclap_sb.files import atomic_folder, read_json, write_text
+from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
 from gemoclap_sb.inference.loading import DEFAULT_FOLDER
 from gemoclap_sb.models.building import CONFIG, encoder_names, members_of
 from gemoclap_sb.models.configuration import build_prompts
@@ -94,10 +95,13 @@ def make_folder(
             f"{exported / WEIGHTS} has {weights:,} bytes; a model in the package has at most "
             f"{MOST_BYTES:,}. Train a smaller one."
         )
-    card = default_card(config, count_weights(exported / WEIGHTS), runs, figures, command)
+    if across := calibrate_across(figures):
+        config["calibration"] = dict.fromkeys(config["calibration"], across.scale)
+    parameters = count_weights(exported / WEIGHTS)
+    card = default_card(config, parameters, runs, figures, across, command)
     with atomic_folder(model_folder) as folder:
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(exported / name, folder / name)
+        write_json(folder / CONFIG, config)
+        shutil.copyfile(exported / WEIGHTS, folder / WEIGHTS)
         write_text(folder / CARD, card)
         shutil.copyfile(HERE / "default_license.txt", folder / LICENSE)
 
@@ -114,7 +118,12 @@ def _check_model_folder(folder: Path) -> None:
 
 
 def default_card(
-    config: Mapping[str, Any], parameters: int, runs: Sequence[Path], figures: Path, command: str
+    config: Mapping[str, Any],
+    parameters: int,
+    runs: Sequence[Path],
+    figures: Path,
+    across: AcrossCorpora | None,
+    command: str,
 ) -> str:
     """Write the card: what was trained on, the measured figures, limits and licence."""
     front_matter = ModelCardData(
@@ -144,7 +153,7 @@ def default_card(
             training=_training_text(runs),
             command=command,
             figures=_figures_text(figures, runs[0]),
-            held_out=len(_speakers(runs, "valid")),
+            calibration=_calibration_text(across, len(_speakers(runs, "valid"))),
         )
     )
 
@@ -167,12 +176,27 @@ def _training_text(runs: Sequence[Path]) -> str:
     text = (
         f"{several * bool(runs[1:])}{trained} of both corpora, epochs: "
         f"{settings['number_of_epochs']}. {settings['valid_speakers']} speakers of each corpus "
-        f"were held out{' for each model' * bool(runs[1:])}, and fitted the temperature of the "
-        "probabilities."
+        f"were held out{' for each model' * bool(runs[1:])}."
     )
     if lossy:
         text += f" {len(lossy):,} recordings were lossy copies (Ogg or MP3) of the published ones."
     return text
+
+
+def _calibration_text(across: AcrossCorpora | None, held_out: int) -> str:
+    """Say on what the temperature was fitted, and what that is worth."""
+    if across is None:
+        return f"They were calibrated on {held_out} speakers of these corpora only."
+    found = "; ".join(
+        f"{100 * of_other:.1f} % on {tested} ({100 * own:.1f} % with the temperature of held-out "
+        "speakers of the training's corpus)"
+        for tested, (own, of_other) in across.errors.items()
+    )
+    return (
+        "Their temperature was fitted across corpora, on what models of one corpus answered to the "
+        "other, since it is other people's recordings that this model will hear. Fitted on one "
+        f"such transfer, it leaves in the other an expected calibration error of {found}."
+    )
 
 
 def _speakers(runs: Sequence[Path], split: str) -> set[str]:
