@@ -87,9 +87,7 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
     the keys that differ.
     """
     path = Path(folder) / SETTINGS
-    kept = {key: value for key, value in settings.items() if key not in UNRECORDED}
-    if kept.get("data_folder"):
-        kept["data_folder"] = os.path.realpath(kept["data_folder"])
+    kept = _with_real_folders({k: of for k, of in settings.items() if k not in UNRECORDED})
     if kept.get("manifest"):
         digest = file_digest(kept["manifest"])[:12]
         kept["manifest"] = f"{Path(kept['manifest']).name}, SHA-256 {digest}"
@@ -105,7 +103,8 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
         write_json(path, kept)
         return
     # As JSON gives it back, so that equal settings compare equal.
-    before, now = _comparable(read_json(path)), _comparable(json.loads(json.dumps(kept)))
+    before = _comparable(_with_real_folders(read_json(path)))
+    now = _comparable(json.loads(json.dumps(kept)))
     free = set() if is_finished(folder) or "lr_schedule" in kept else {"number_of_epochs"}
     differing = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
@@ -169,6 +168,18 @@ def _sources(pretrainer: Mapping[str, Any]) -> dict[str, str]:
     [arguments] = pretrainer.values()
     paths = arguments.get("paths") or {}
     return {name: os.path.realpath(of) if os.path.exists(of) else of for name, of in paths.items()}
+
+
+def _with_real_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell the folders of data, arguments of a preparation among them, in one way."""
+
+    def spelled(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _with_real_folders(value)
+        is_folder = str(key).endswith("_folder") and isinstance(value, str) and value
+        return os.path.realpath(value) if is_folder else value
+
+    return {key: spelled(key, value) for key, value in settings.items()}
 
 
 def _comparable(settings: Mapping[str, object]) -> dict[str, object]:

@@ -100,14 +100,15 @@ def test_start_that_trained_nothing_binds_nobody(hparams, tmp_path):
         check_settings(folder, read_settings(hparams))
 
 
-def test_another_corpus_is_another_run(hparams, tmp_path, monkeypatch):
-    hparams.write_text(YAML + "data_folder: corpus\n")
+@pytest.mark.parametrize("key", ["data_folder", "nemo_folder"])
+def test_another_corpus_is_another_run(hparams, tmp_path, monkeypatch, key):
+    hparams.write_text(YAML + f"{key}: corpus\nprepare_options:\n    {key}: !ref <{key}>\n")
     monkeypatch.chdir(tmp_path)
     begin(tmp_path / "run", read_settings(hparams))
     # The same folder under another spelling is the same.
-    check_settings(tmp_path / "run", read_settings(hparams, f"data_folder: {tmp_path}/corpus"))
-    with pytest.raises(ExperimentError, match="data_folder"):
-        check_settings(tmp_path / "run", read_settings(hparams, "data_folder: other"))
+    check_settings(tmp_path / "run", read_settings(hparams, f"{key}: {tmp_path}/corpus"))
+    with pytest.raises(ExperimentError, match=key):
+        check_settings(tmp_path / "run", read_settings(hparams, f"{key}: other"))
 
 
 def test_manifest_is_its_content(hparams, tmp_path):
