@@ -158,6 +158,17 @@ def test_models_of_several_seeds_are_averaged(given, in_process, tmp_path):
     assert f"on {len(held_out)} speakers of these corpora only" in card(model)
 
 
+def test_a_damaged_transfer_is_named(given, in_process, tmp_path, capsys):
+    _, argv = given
+    for fold in (1, 2):
+        write_transfer(tmp_path, fold, np.zeros((20, 6)), 1.0)
+    (tmp_path / "transfer/seed_1/fold_2/predictions.csv").write_text("ID,true\n")
+    argv = [*argv, "--model_folder", str(tmp_path / "model"), "--figures", str(tmp_path)]
+    assert make_default.main(argv) == 2
+    assert "fold_2/predictions.csv: expected the columns" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_model_that_is_too_large_is_refused(given, in_process, tmp_path, monkeypatch, capsys):
     _, argv = given
     monkeypatch.setattr(make_default, "MOST_BYTES", 1000)

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return status
             runs.append(folder / "fold_1")
         make_folder(runs, root / "exported", options.model_folder, Path(options.figures), command)
-    except (ExperimentError, ExportError) as error:
+    except (ExperimentError, ExportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(options.model_folder)
