@@ -10,6 +10,7 @@ applied to the frames, which may be a frame off.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,44 @@ def normalize_valid(norm: nn.Module, x: Tensor, positions: Tensor | None) -> Ten
     if positions is None:
         return norm(x)
     channels, last = x.shape[1], x.movedim(1, -1)
-    flat = last.reshape(-1, channels).index_select(0, positions)
+    flat = _Taken.apply(last.reshape(-1, channels), positions)
     normal = norm(flat.view(-1, channels, *[1] * (x.dim() - 2))).view(-1, channels)
-    padded = normal.new_zeros(last.shape[:-1].numel(), channels).index_copy(0, positions, normal)
+    padded = _Placed.apply(normal, positions, last.shape[:-1].numel())
     return padded.view(last.shape).movedim(-1, 1)
+
+
+class _Taken(torch.autograd.Function):
+    """Some rows of a matrix, each once: its gradient is copied, where ``index_select``'s adds."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, positions: Tensor) -> Tensor:
+        ctx.save_for_backward(positions)
+        ctx.rows = len(matrix)
+        return matrix.index_select(0, positions)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _placed(gradient, ctx.saved_tensors[0], ctx.rows), None
+
+
+class _Placed(torch.autograd.Function):
+    """Rows put back at their positions in a matrix of so many, zeros elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, some: Tensor, positions: Tensor, rows: int) -> Tensor:
+        ctx.save_for_backward(positions)
+        return _placed(some, positions, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+def _placed(some: Tensor, positions: Tensor, rows: int) -> Tensor:
+    matrix = some.new_zeros(rows, some.shape[1])
+    if some.shape[1] * some.element_size() % 8:
+        return matrix.index_copy_(0, positions, some)
+    # Element by element on a CPU, so that fewer and wider ones are faster.
+    wide = some.contiguous().view(torch.int64)
+    matrix.view(torch.int64).index_copy_(0, positions, wide)
+    return matrix

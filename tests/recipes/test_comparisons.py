@@ -70,6 +70,28 @@ def test_the_rows_are_what_they_are_called(settings):
     }
     assert learnt == {"learnt": True, "fixed": False}
 
+    own = settings["hearing", "as it is"]
+    changed = {
+        label: {
+            key
+            for key, of in settings["hearing", label].items()
+            # Objects have the same keys as arguments.
+            if of != own[key] and not isinstance(of, dict)
+        }
+        for group, label in settings
+        if group == "hearing"
+    }
+    assert changed == {
+        "as it is": set(),
+        "windows of 25 ms, 64 bands": {"window_ms", "n_mels"},
+        "silence kept": {"trim_db"},
+        "whole utterances": {"crop_seconds"},
+        "one speed": {"speeds"},
+        "weight decay 0.01": {"weight_decay"},
+        "mixup": {"mixup"},
+        "utterances centred": {"center_utterances"},
+    }
+
 
 def test_prompts_with_the_gender(settings, script):
     [group] = [group for group in script.COMPARISONS.groups if group.title == "prompts"]
@@ -95,6 +117,7 @@ def test_prompts_with_the_gender(settings, script):
 def test_seeds_are_three_for_objectives_and_two_for_the_rest(script):
     groups = {group.title: tuple(group.seeds) for group in script.COMPARISONS.groups}
     assert groups.pop("objective") == (1, 2, 3)
+    assert groups.pop("hearing") == (1,)
     assert set(groups.values()) == {(1, 2)}
     assert list(groups) == ["target", "similarity", "alpha_e", "prompts", "temperature"]
 
@@ -104,10 +127,10 @@ def test_the_default_is_trained_once(script, capsys):
         comparisons.main(RECIPE / "train.py", script.COMPARISONS, ["--list", "--seeds", "1"]) == 0
     )
     names = [line.split("  ")[-2].strip() for line in capsys.readouterr().out.splitlines()]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 18
     rows = sum(len(group.rows) for group in script.COMPARISONS.groups)
-    # SL stands in all six groups, and Emo-CLAP in two.
-    assert rows - len(names) == 5 + 1
+    # SL stands in all seven groups, and Emo-CLAP in two.
+    assert rows - len(names) == 6 + 1
 
 
 @pytest.fixture
