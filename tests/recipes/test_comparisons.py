@@ -161,7 +161,7 @@ def test_a_row_for_real(script, corpus, tmp_path, monkeypatch, capfd):
         "--number_of_folds",
         "2",
     ]
-    given += ["--number_of_epochs", "1", "--channels", "[4]", "--strides", "[2]", "--n_mels", "20"]
+    given += ["--number_of_epochs", "1", "--channels", "[4]", "--strides", "[2]"]
     assert comparisons.main(RECIPE / "train.py", script.COMPARISONS, given) == 0
     text = (out / "comparisons.md").read_text()
     assert "For choosing settings: tested on held-out speakers" in text
