@@ -137,20 +137,28 @@ def plan(
 ) -> Runs:
     """Give the runs of each group and row, by seed; rows of the same settings share theirs.
 
-    ExperimentError if an experiment has no YAML, an option is a key of none or of a row,
-    or no data are given.
+    ExperimentError if an experiment has no YAML, an option is a key of none or of a row that
+    is to run, ``--only`` names what is not there, or no data are given.
     """
     rows = [(group, row) for group in comparisons.groups for row in group.rows]
+    known = {group.title for group, _ in rows} | {group.name(row) for group, row in rows}
+    if unknown := [name for name in options.only or () if name not in known]:
+        raise ExperimentError(
+            f"--only {unknown[0]}: expected groups or rows of {', '.join(sorted(known))}."
+        )
     experiments = {row.yaml: experiment(train_script, row.yaml) for _, row in rows}
     own_keys = OWN_KEYS | {
-        key: f"the rows of {group.title}" for group, row in rows for key in row.changes
+        key: f"the rows of {group.title}"
+        for group, row in rows
+        if _named(group, row, options.only)
+        for key in row.changes
     }
     given = set(check_keys(passed, {n: keys for n, (_, keys) in experiments.items()}, own_keys))
     names: dict[str, str] = {}
     runs: Runs = {}
     for group, row in rows:
         path, keys = experiments[row.yaml]
-        argv = [*without(passed, given - keys), *row.options]
+        argv = [*without(passed, (given - keys) | set(row.changes)), *row.options]
         settings = read_settings(path, overrides(argv))
         if not (options.list or options.tables_only):
             check_data(settings.get("data_folder"))
@@ -190,19 +198,17 @@ def _chosen(
     runs: Runs, comparisons: Comparisons, only: Sequence[str] | None
 ) -> list[CrossValidation]:
     """Order the runs that ``--only`` names: seed by seed, so that the rows of a group are alike."""
-    known = {group.title for group in comparisons.groups}
-    known |= {group.name(row) for group in comparisons.groups for row in group.rows}
-    if unknown := [name for name in only or () if name not in known]:
-        raise ExperimentError(
-            f"--only {unknown[0]}: expected groups or rows of {', '.join(sorted(known))}."
-        )
     return [
         runs[group.title, row.label][seed]
         for group in comparisons.groups
         for seed in runs[group.title, group.rows[0].label]
         for row in group.rows
-        if only is None or {group.title, group.name(row)} & set(only)
+        if _named(group, row, only)
     ]
+
+
+def _named(group: Group, row: Row, only: Sequence[str] | None) -> bool:
+    return only is None or bool({group.title, group.name(row)} & set(only))
 
 
 def _parser(comparisons: Comparisons) -> argparse.ArgumentParser:

@@ -161,6 +161,12 @@ def test_some_runs_alone_and_the_table_is_whole(command, recipe, tmp_path):
     assert recipe.runs == [*softmax, ("target_normalized", "1"), ("target_normalized", "2")]
 
 
+def test_an_option_may_be_a_key_that_only_other_rows_change(command, recipe):
+    assert command("--only", "target_normalized", "--alpha_e", "0.7", "--seeds", "1") == 0
+    ((name, _, _, given),) = recipe.asked
+    assert (name, given["--alpha_e"]) == ("target_normalized", "0.7")
+
+
 def test_a_failed_run_stops_no_other_and_runs_again(command, recipe, tmp_path, capsys):
     recipe.fails = {"target_softmax": RuntimeError("disk full")}
     assert command("--seeds", "1") == 1
