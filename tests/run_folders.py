@@ -120,6 +120,7 @@ def make_run(folder: Path, model: GEmoCLAP, worse: GEmoCLAP | None = None) -> Pa
         )
     metrics = classification_metrics([0, 1, 2, 3, 3, 3], [0, 1, 2, 3, 3, 0], LABELS)
     extra = {"fold": 2, "seed": 7, "hparams_file": "/somewhere/else/sl.yaml", "experiment": "demo"}
+    extra |= {"epoch": 1, "validation": "random"}
     write_json(folder / "metrics.json", metrics.to_dict() | extra)
     return folder
 

@@ -200,7 +200,7 @@ def split_fold(
     >>> {name: len(part) for name, part in splits.items()}, notes
     ({'train': 36, 'valid': 4, 'test': 20}, [])
     >>> split_fold(rows, 3, "test", seed=1)[1]
-    ['Validated on the test session (3): the checkpoint was chosen on the test data.']
+    ['Validated on the test session (3), which is therefore not unseen.']
     """
     rows = list(rows)
     sessions = sorted({str(row["session"]) for row in rows}, key=lambda name: (len(name), name))
@@ -248,9 +248,7 @@ def split_fold(
         test = list(valid) if validation == "development" else test
     elif validation == "test":
         train, valid = rest, list(test)
-        notes.append(
-            f"Validated on the test session ({fold}): the checkpoint was chosen on the test data."
-        )
+        notes.append(f"Validated on the test session ({fold}), which is therefore not unseen.")
     else:
         raise ValueError(
             "validation must be one of 'random', 'session', 'speaker', 'development', 'test'; "

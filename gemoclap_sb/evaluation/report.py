@@ -24,9 +24,9 @@ VALIDATION_NOTES: dict[str, str] = {
     "fold's own test speakers were left out, and these figures are not of them.",
     "untested": "No test: all speakers were trained on but those held out, on whom the temperature "
     "of the probabilities was fitted. These figures are of the latter and say little about others.",
-    "test": "The checkpoint was chosen on the test side itself (the test session, or the test "
-    "speakers), and the temperature of the probabilities fitted there. These figures are therefore "
-    "optimistic and must not be compared with results whose test side was unseen.",
+    "test": "Temperature, and checkpoint where one is chosen, are by the test side itself (the "
+    "test session, or the test speakers). These figures are therefore optimistic and must not be "
+    "compared with results whose test side was unseen.",
 }
 """What to say, in words, about each way of validating."""
 
@@ -97,8 +97,8 @@ def uncertainty_lines(record: Mapping[str, Any]) -> list[str]:
         return list(_uncertainty_lines(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            "expected confidence_intervals, uar_by_gender and calibration as metrics.json has "
-            f"them, found others: {error!r}"
+            "expected confidence_intervals, uar_by_gender, uar_speaker_centered and calibration "
+            f"as metrics.json has them, found others: {error!r}"
         ) from error
 
 
@@ -116,8 +116,8 @@ def _uncertainty_lines(record: Mapping[str, Any]) -> Iterator[str]:
         )
     if (found := record.get("uar_speaker_centered")) is not None:
         yield (
-            f"UAR {percent(found)} once each speaker's mean scores are taken away, which needs "
-            "many utterances of a speaker: the difference is what unheard speakers cost"
+            f"UAR {percent(found)} once every speaker's scores have the same mean, which needs "
+            "many utterances of a speaker, as many of each class"
         )
     if found := record.get("calibration"):
         before, after = found["before"], found["after"]

@@ -163,18 +163,22 @@ def uar_by_gender(predictions: Predictions, genders: Sequence[str]) -> dict[str,
 
 
 def uar_speaker_centered(predictions: Predictions, speakers: Sequence[str]) -> float | None:
-    """UAR once each speaker's mean log-probabilities are taken from the speaker's utterances.
+    """UAR once all speakers have the same mean log-probabilities, those of all utterances.
 
-    What it is above the UAR is what unheard speakers cost: a model hears all of a speaker's
-    utterances as a little too angry or too sad. It is no result of the model, since it takes many
-    utterances of a speaker to know that, though no labels. ``speakers`` are N names; None where a
-    name is empty or a speaker has fewer than `CENTERED_FROM` utterances for each class.
+    What it is above the UAR is what it costs that a model hears all of one speaker's utterances
+    as a little too angry, and all of another's as too sad. It is no result of the model, since it
+    takes many utterances of a speaker to know that, though no labels; and where one speaker
+    really is angry more often than another, it takes that away too. ``speakers`` are N names;
+    None where a name is empty or a speaker has fewer than `CENTERED_FROM` utterances for each
+    class.
 
     Examples
     --------
-    >>> true, probabilities = np.array([0, 1] * 5), np.array([[0.9, 0.1], [0.6, 0.4]] * 5)
-    >>> heard = Predictions("abcdefghij", true, np.zeros(10, int), probabilities, ["ang", "sad"])
-    >>> heard.metrics().uar, uar_speaker_centered(heard, ["ann"] * 10)
+    >>> true = np.array([0, 1] * 10)
+    >>> ann, bob = [[0.9, 0.1], [0.6, 0.4]], [[0.4, 0.6], [0.1, 0.9]]
+    >>> scores = np.array(ann * 5 + bob * 5)
+    >>> heard = Predictions("a" * 20, true, scores.argmax(axis=1), scores, ["ang", "sad"])
+    >>> heard.metrics().uar, uar_speaker_centered(heard, ["ann"] * 10 + ["bob"] * 10)
     (0.5, 1.0)
     """
     names, index, counts = np.unique(np.asarray(speakers), return_inverse=True, return_counts=True)
@@ -183,5 +187,5 @@ def uar_speaker_centered(predictions: Predictions, speakers: Sequence[str]) -> f
     scores = np.log(predictions.probabilities.clip(np.finfo(float).tiny))
     totals = np.zeros((len(names), scores.shape[1]))
     np.add.at(totals, index, scores)
-    scores -= (totals / counts[:, None])[index]
+    scores -= (totals / counts[:, None])[index] - scores.mean(axis=0)
     return classification_metrics(predictions.true, scores.argmax(axis=1), predictions.labels).uar

@@ -81,7 +81,7 @@ def model_card(
 def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say in lines of Markdown which runs a model is the average of, and what they scored."""
     rows = [
-        ["–" if of.get(key) is None else of[key] for key in ("experiment", "fold", "seed")]
+        ["–" if of.get(key) is None else of[key] for key in ("experiment", "fold", "seed", "n_test")]
         + [percent(of.get(key)) for key in ("war", "uar")]
         for of in runs
     ]
@@ -90,7 +90,7 @@ def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         f"The average of {len(runs)} models: its cosines are the mean of theirs.",
         "What each scored alone on its run's test set:",
         "",
-        *markdown_table(["run of", "fold", "seed", "WAR", "UAR"], rows),
+        *markdown_table(["run of", "fold", "seed", "n_test", "WAR", "UAR"], rows),
         "",
         *(note for note in notes if note),
         "The average was not measured when it was exported; `gemoclap evaluate` measures it.",
@@ -140,7 +140,7 @@ def _results_text(metrics: Mapping[str, Any] | None) -> str:
     ]
     lines = [
         f"Measured on {measured.n_test} test utterances (fold {metrics.get('fold')}, seed "
-        f"{metrics.get('seed')}), with the checkpoint of the highest UAR in validation.",
+        f"{metrics.get('seed')}), with the checkpoint of epoch {metrics.get('epoch')}.",
         "",
         *markdown_table(["WAR (accuracy)", "UAR (mean of the per-class recalls)"], [figures]),
         "",
@@ -148,6 +148,8 @@ def _results_text(metrics: Mapping[str, Any] | None) -> str:
         "",
         *markdown_table(["", *measured.labels, "recall"], rows),
     ]
+    if note := VALIDATION_NOTES.get(metrics.get("validation")):
+        lines[2:2] = [note, ""]
     if sureness := uncertainty_lines(metrics):
         lines += ["", *(f"- {line}" for line in sureness)]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def sample_lengths(wavs: Tensor, wav_lens: Tensor) -> Tensor:
@@ -156,6 +157,7 @@ class _Taken(torch.autograd.Function):
         return matrix.index_select(0, positions)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _placed(gradient, ctx.saved_tensors[0], ctx.rows), None
 
@@ -169,6 +171,7 @@ class _Placed(torch.autograd.Function):
         return _placed(some, positions, rows)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient.index_select(0, ctx.saved_tensors[0]), None, None
 

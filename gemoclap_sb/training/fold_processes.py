@@ -43,7 +43,7 @@ def run_folds(folds: Sequence[Fold], jobs: int, total: int) -> int:
         return _side_by_side(folds, jobs, total)
     for fold in folds:
         print(f"fold {fold.number} of {total}: {fold.folder}", flush=True)
-        if status := subprocess.run(fold.command).returncode:
+        if status := subprocess.run(fold.command, env=environment_for(1)).returncode:
             print(_failure(fold, status), file=sys.stderr)
             return status
     return 0
@@ -52,7 +52,7 @@ def run_folds(folds: Sequence[Fold], jobs: int, total: int) -> int:
 def _side_by_side(folds: Sequence[Fold], jobs: int, total: int) -> int:
     waiting, failed = list(folds), 0
     running: dict[Fold, subprocess.Popen] = {}
-    environment = threads_for(jobs)
+    environment = environment_for(jobs)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, before)
@@ -80,14 +80,18 @@ def _side_by_side(folds: Sequence[Fold], jobs: int, total: int) -> int:
     return failed
 
 
-def threads_for(jobs: int) -> Mapping[str, str]:
-    """Environment of one of several jobs, in which torch takes its share of the cores."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    # Huge pages, which torch reads of when it starts: a tenth of the time on a CPU went into
-    # making small ones for its buffers, anew at every step.
-    pages = {"THP_MEM_ALLOC_ENABLE": "1"}
-    return {**pages, **os.environ, "OMP_NUM_THREADS": str(max(1, cores // jobs))}
+def environment_for(jobs: int) -> Mapping[str, str]:
+    """Environment of one of so many jobs: huge pages, and of several each its share of the cores.
+
+    Without huge pages (torch reads this when it first allocates) a tenth of the time on a CPU
+    went into making small ones for its buffers, anew at every step.
+    """
+    environment = {"THP_MEM_ALLOC_ENABLE": "1", **os.environ}
+    if jobs > 1:
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        environment["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
+    return environment
 
 
 def _start(fold: Fold, environment: Mapping[str, str]) -> subprocess.Popen:

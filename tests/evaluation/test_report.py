@@ -139,7 +139,7 @@ def test_report_says_in_words_that_the_test_session_validated():
     def text(validation):
         return cross_validation_report(cross_validation_summary(FOLDS, validation), "t")
 
-    assert "chosen on the test side itself" in text("test")
+    assert "are by the test side itself" in text("test")
     assert "optimistic" in text("test")
     for validation in ("random", "session", "speaker"):
         assert VALIDATION_NOTES[validation] in text(validation)

@@ -128,7 +128,7 @@ def test_columns_are_found_by_id():
 def test_speaker_centered_agrees_with_pandas():
     found = some_predictions(100)
     scores = pd.DataFrame(np.log(found.probabilities))
-    centered = scores - scores.groupby(SPEAKERS).transform("mean")
+    centered = scores - scores.groupby(SPEAKERS).transform("mean") + scores.mean()
     expected = balanced_accuracy_score(found.true, centered.to_numpy().argmax(axis=1))
     assert uar_speaker_centered(found, SPEAKERS) == pytest.approx(expected)
     assert expected != pytest.approx(found.metrics().uar)
@@ -138,7 +138,7 @@ def test_what_a_speaker_adds_to_all_scores_is_taken_away():
     """A class that is certain for one, and impossible for another, is no trouble."""
     found = some_predictions(90)
     speakers = np.repeat(["ann", "bob"], 45)
-    offsets = np.where(speakers == "ann", 3.0, -2.0)[:, None] * np.array([1.0, -1.0, 0.5])
+    offsets = np.where(speakers == "ann", 3.0, -3.0)[:, None] * np.array([1.0, -1.0, 0.5])
     shifted = np.exp(np.log(found.probabilities) + offsets)
     shifted /= shifted.sum(axis=1, keepdims=True)
     other = dataclasses.replace(found, probabilities=shifted, predicted=shifted.argmax(axis=1))
@@ -149,6 +149,14 @@ def test_what_a_speaker_adds_to_all_scores_is_taken_away():
     assert uar_speaker_centered(certain, speakers) == 1.0
 
 
-@pytest.mark.parametrize("speakers", [["ann"] * 16 + ["bob"] * 14, ["ann"] * 29 + [""]])
+def test_what_is_added_to_the_scores_of_all_stays():
+    found = some_predictions(90)
+    shifted = found.probabilities * [8.0, 1.0, 1.0]
+    shifted /= shifted.sum(axis=1, keepdims=True)
+    other = dataclasses.replace(found, probabilities=shifted, predicted=shifted.argmax(axis=1))
+    assert uar_speaker_centered(other, ["ann"] * 90) == other.metrics().uar < found.metrics().uar
+
+
+@pytest.mark.parametrize("speakers", [["ann"] * 16 + ["bob"] * 14, ["ann"] * 15 + [""] * 15])
 def test_speakers_who_say_too_little_are_not_centered(speakers):
     assert uar_speaker_centered(some_predictions(30), speakers) is None

@@ -157,7 +157,7 @@ def test_folder_says_what_it_is(folders):
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert card.data.eval_results is None
     assert "The average of 3 models" in card.text
-    assert "| demo | 2 | 1 | 83.33 % | 91.67 % |" in card.text
+    assert "| demo | 2 | 1 | 6 | 83.33 % | 91.67 % |" in card.text
     assert "of different folds" not in card.text
     assert "Embeddings of size 72" in card.text
 

@@ -24,6 +24,8 @@ def test_model_card(exported, kind):
     assert data.model_name == "model"
     assert "speech-emotion-recognition" in data.tags
     for text in (
+        "with the checkpoint of epoch 1.",
+        "held out at random from the training sessions",
         "| 83.33 % | 91.67 % |",
         "| sad | 1 | 0 | 0 | 2 | 66.67 % |",
         "| `ang` | angry | this person sounds angry; a female speaker sounds angry",

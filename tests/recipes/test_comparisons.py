@@ -70,16 +70,16 @@ def test_the_rows_are_what_they_are_called(settings):
     }
     assert learnt == {"learnt": True, "fixed": False}
 
-    own = settings["hearing", "as it is"]
+    own = settings["training", "as it is"]
     changed = {
         label: {
             key
-            for key, of in settings["hearing", label].items()
+            for key, of in settings["training", label].items()
             # Objects have the same keys as arguments.
             if of != own[key] and not isinstance(of, dict)
         }
         for group, label in settings
-        if group == "hearing"
+        if group == "training"
     }
     assert changed == {
         "as it is": set(),
@@ -117,7 +117,7 @@ def test_prompts_with_the_gender(settings, script):
 def test_seeds_are_three_for_objectives_and_two_for_the_rest(script):
     groups = {group.title: tuple(group.seeds) for group in script.COMPARISONS.groups}
     assert groups.pop("objective") == (1, 2, 3)
-    assert groups.pop("hearing") == (1,)
+    assert groups.pop("training") == (1,)
     assert set(groups.values()) == {(1, 2)}
     assert list(groups) == ["target", "similarity", "alpha_e", "prompts", "temperature"]
 

@@ -89,6 +89,8 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     # The same corpora may have lain elsewhere, which is nobody's business.
     measured |= {"ravdess_folder": "/elsewhere/RAVDESS", "data_folder": "/elsewhere/RAVDESS"}
     write_json(tmp_path / "both/seed_3/fold_2/settings.json", measured)
+    transfer = {**measured, "protocol": "transfer", "number_of_folds": 2}
+    write_json(tmp_path / "transfer/seed_3/fold_2/settings.json", transfer)
     assert make_default.main(argv) == 0
     assert in_process == [1]
     assert "| RAVDESS | nEMO | all 6 | UAR | 31.25 ± 1.50 | 28.00 to 35.50 | 16.67 |" in card(model)
@@ -100,9 +102,15 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     assert make_default.main(argv) == 0
     assert "measured with other settings than this model's: lr 0.5 (here 0.002)." in card(model)
 
+    # The transfers give the temperature.
+    write_json(tmp_path / "both/seed_3/fold_2/settings.json", measured)
+    write_json(tmp_path / "transfer/seed_3/fold_2/settings.json", {**transfer, "dropout": 0.7})
+    assert make_default.main(argv) == 0
+    assert "other settings than this model's: dropout 0.7" in card(model)
 
-def write_transfer(figures, fold, scores, scale, seed=1):
-    """A run of `transfer` whose class scores are known; who spoke does not matter."""
+
+def write_run(figures, fold, scores, scale, seed=1, protocol="transfer"):
+    """A run of `across.py` whose class scores are known; who spoke does not matter."""
     generator = np.random.default_rng(seed)
     # Answers of which as many are right as `softmax(5 * scores)` promises.
     chances = softmax(5 * scores, axis=1)
@@ -110,19 +118,20 @@ def write_transfer(figures, fold, scores, scale, seed=1):
     labels = [name for name in prepare.CLASSES if name in prepare.SHARED] + ["dis"]
     shown = softmax(scale * np.hstack([scores, np.full((len(scores), 1), 0.3)]), axis=1)
     names = [str(number) for number in range(len(scores))]
-    run = figures / f"transfer/seed_{seed}/fold_{fold}"
+    run = figures / f"{protocol}/seed_{seed}/fold_{fold}"
     run.mkdir(parents=True)
     Predictions(names, true, scores.argmax(axis=1), shown, labels).write(run / "predictions.csv")
-    write_json(run / "metrics.json", {"calibration": {"scale": scale}})
+    record = {"validation": "speaker", "calibration": {"scale": scale}}
+    write_json(run / "metrics.json", record)
     return true
 
 
 def test_the_temperature_is_that_of_the_transfers(given, in_process, tmp_path):
     """Fitted on each by an optimizer of its own, whatever scale the runs had."""
     scores = {fold: np.random.default_rng(fold).uniform(-1, 1, (400, 6)) for fold in (1, 2)}
-    true = {1: write_transfer(tmp_path, 1, scores[1], 20.0)}
+    true = {1: write_run(tmp_path, 1, scores[1], 20.0)}
     assert calibration.calibrate_across(tmp_path) is None
-    true[2] = write_transfer(tmp_path, 2, scores[2], 2.0)
+    true[2] = write_run(tmp_path, 2, scores[2], 2.0)
 
     def error(fold, scale):
         return log_loss(true[fold], softmax(scale * scores[fold], axis=1), labels=range(6))
@@ -134,6 +143,7 @@ def test_the_temperature_is_that_of_the_transfers(given, in_process, tmp_path):
     # Too sure by its own temperature, not sure enough by its own, and about right by the other's.
     for own, of_other in found.errors.values():
         assert own > 0.15 > of_other + 0.05
+    assert found.within is None
 
     _, argv = given
     model = tmp_path / "model"
@@ -143,6 +153,49 @@ def test_the_temperature_is_that_of_the_transfers(given, in_process, tmp_path):
     assert calibrated == {"emotion": pytest.approx(found.scale)}
     own, of_other = found.errors["nEMO"]
     assert f"{100 * of_other:.1f} % on nEMO ({100 * own:.1f} % with" in card(model)
+    assert "unheard speakers of both" not in card(model)
+
+
+def test_the_card_says_what_that_temperature_does_within_the_corpora(given, in_process, tmp_path):
+    scores = np.random.default_rng(0).uniform(-1, 1, (400, 6))
+    for fold in (1, 2):
+        write_run(tmp_path, fold, scores, 1.0, seed=fold)
+    # Surer than models are of another corpus, and rightly.
+    true = write_run(tmp_path, 3, 4 * scores, 5.0, protocol="both")
+    found = calibration.calibrate_across(tmp_path)
+    own, with_it, above = found.within
+
+    def confidence(scale):
+        shown = scale * np.hstack([4 * scores, np.full((len(scores), 1), 0.3)])
+        return softmax(shown, axis=1).max(axis=1)
+
+    assert above == pytest.approx((confidence(found.scale) > 0.5).mean())
+    right = (scores.argmax(axis=1) == true).mean()
+    # Where all bins err in one direction, their errors add up to that of the mean.
+    assert right > confidence(5.0).mean() > confidence(found.scale).mean()
+    assert with_it == pytest.approx(right - confidence(found.scale).mean(), abs=0.02)
+    _, argv = given
+    argv = [*argv, "--model_folder", str(tmp_path / "model"), "--figures", str(tmp_path)]
+    assert make_default.main(argv) == 0
+    said = f"{100 * with_it:.1f} % with it ({100 * own:.1f} % with their own)"
+    assert said in card(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"validation": "development", "calibration": {"scale": 2.0}}, "validation 'development'"),
+        ({"validation": "speaker", "calibration": None}, "with a calibration"),
+    ],
+)
+def test_a_run_that_is_no_test_gives_no_temperature(tmp_path, record, message):
+    for fold in (1, 2):
+        write_run(tmp_path, fold, np.zeros((20, 6)), 1.0)
+    path = tmp_path / "transfer/seed_1/fold_2/metrics.json"
+    write_json(path, record)
+    with pytest.raises(ValueError, match=message) as raised:
+        calibration.calibrate_across(tmp_path)
+    assert str(path) in str(raised.value)
 
 
 def test_models_of_several_seeds_are_averaged(given, in_process, tmp_path):
@@ -161,7 +214,7 @@ def test_models_of_several_seeds_are_averaged(given, in_process, tmp_path):
 def test_a_damaged_transfer_is_named(given, in_process, tmp_path, capsys):
     _, argv = given
     for fold in (1, 2):
-        write_transfer(tmp_path, fold, np.zeros((20, 6)), 1.0)
+        write_run(tmp_path, fold, np.zeros((20, 6)), 1.0)
     (tmp_path / "transfer/seed_1/fold_2/predictions.csv").write_text("ID,true\n")
     argv = [*argv, "--model_folder", str(tmp_path / "model"), "--figures", str(tmp_path)]
     assert make_default.main(argv) == 2

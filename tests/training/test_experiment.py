@@ -356,7 +356,7 @@ def test_validating_on_ones_own_test_manifest_is_said(small_manifests, tmp_path,
     both = {**small_manifests, "valid_csv": small_manifests["test_csv"]}
     assert main(None, own_manifests(both, tmp_path / "run", number_of_epochs=1)) == 0
     printed = capsys.readouterr().out
-    assert "chosen on the test side itself" in printed
+    assert "are by the test side itself" in printed
     assert "the temperature of the probabilities fitted there" in printed
 
 

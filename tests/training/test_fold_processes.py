@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gemoclap_sb.training.fold_processes import LOG, Fold, run_folds, threads_for
+from gemoclap_sb.training.fold_processes import LOG, Fold, environment_for, run_folds
 
 # Each fold is a few lines of Python with its folder in argv.
 PRELUDE = """
@@ -110,8 +110,20 @@ def test_failing_fold_lets_others_end_and_starts_no_more(tmp_path, capfd):
 
 def test_jobs_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
-    threads = [threads_for(jobs)["OMP_NUM_THREADS"] for jobs in (2, 3, 16, 40)]
+    threads = [environment_for(jobs)["OMP_NUM_THREADS"] for jobs in (2, 3, 16, 40)]
     assert threads == ["8", "5", "1", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert environment_for(1)["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_folds_ask_torch_for_huge_pages(tmp_path, monkeypatch, jobs):
+    name = "THP_MEM_ALLOC_ENABLE"
+    monkeypatch.delenv(name, raising=False)
+    folds = make_folds(tmp_path, f"import os, sys\nsys.exit(int(os.environ['{name}']))")
+    assert run_folds(folds, jobs, 1) == 1
+    monkeypatch.setenv(name, "0")
+    assert run_folds(folds, jobs, 1) == 0
 
 
 @pytest.mark.slow

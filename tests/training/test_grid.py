@@ -137,7 +137,7 @@ def test_what_the_results_ask_to_be_said_stands_under_the_table(command, recipe,
     for ending in ("md", "tex"):
         text = (tmp_path / f"out/table9.{ending}").read_text()
         assert text.count("Half of the corpus is missing.") == 1
-        assert "chosen on the test side itself" in text
+        assert "are by the test side itself" in text
 
 
 @pytest.mark.parametrize("failure", [-9, 1, RuntimeError("disk full")])

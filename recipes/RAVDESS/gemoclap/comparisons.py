@@ -67,9 +67,8 @@ COMPARISONS = Comparisons(
                 Row("fixed", SMALL, {"learn_logit_scale": False}),
             ],
         ),
-        # What training hears: for choosing, so with --validation development.
         Group(
-            "hearing",
+            "training",
             (1,),
             [
                 Row("as it is", SMALL),

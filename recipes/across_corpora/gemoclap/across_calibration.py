@@ -9,7 +9,7 @@ corpus, asked about the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,27 +36,29 @@ class AcrossCorpora:
     """Temperatures fitted on the transfers, and what they do to the expected calibration error.
 
     ``scale``, a factor on cosines, is the geometric mean of those that the tested corpora ask
-    for. ``errors`` are by tested corpus: with the temperature of the model's own validation
-    speakers, and with that of the other transfer, which has not seen this one's answers.
+    for. ``errors`` are by tested corpus, among the classes that both have: with the temperature
+    of the model's own validation speakers, and with that of the other transfer, which has not
+    seen this one's answers. ``within`` is of models of both corpora and unheard speakers of
+    both: the error with their own temperature, that with ``scale``, and the share of answers
+    whose probability is then above one half; None where there are none.
     """
 
     scale: float
     errors: Mapping[str, tuple[float, float]]
+    within: tuple[float, float, float] | None
 
 
 def calibrate_across(figures: Path) -> AcrossCorpora | None:
     """Fit on the finished transfers of ``across.py``; None if one of them was not measured.
 
-    Only the classes that both corpora have are asked about. Seeds count alike.
+    Seeds count alike. ValueError names a run that is none of these.
     """
     cosines, own = {}, {}
     for fold, tested in TESTED.items():
-        runs = [*figures.glob(f"transfer/seed_*/fold_{fold}")]
-        read = [_read(run) for run in sorted(runs) if is_finished(run)]
-        if not read:
+        read = _pooled(figures, f"transfer/seed_*/fold_{fold}", SHARED)
+        if read is None:
             return None
-        cosines[tested] = pooled_predictions([answers for answers, _ in read])
-        own[tested] = pooled_predictions([_scaled(*of) for of in read])
+        cosines[tested], own[tested] = read
     fitted = {tested: _fit(answers) for tested, answers in cosines.items()}
     first, second = TESTED.values()
     errors = {
@@ -66,14 +68,43 @@ def calibrate_across(figures: Path) -> AcrossCorpora | None:
         )
         for tested, other in ((first, second), (second, first))
     }
-    return AcrossCorpora(math.exp(np.mean(np.log([*fitted.values()]))), errors)
+    scale = math.exp(np.mean(np.log([*fitted.values()])))
+    within = None
+    if read := _pooled(figures, "both/seed_*/fold_*"):
+        answers = _scaled(read[0], scale)
+        within = (
+            *(calibration_figures(of)["ece"] for of in (read[1], answers)),
+            float((answers.probabilities.max(axis=1) > 0.5).mean()),
+        )
+    return AcrossCorpora(scale, errors, within)
 
 
-def _read(run: Path) -> tuple[Predictions, float]:
-    """Read a run's answers, with the probabilities of a scale of 1, and the scale that it had."""
-    answers = restricted_predictions(Predictions.read(run / PREDICTIONS), SHARED)
-    scale = read_json(run / METRICS)["calibration"]["scale"]
-    return _scaled(answers, 1 / scale), scale
+def _pooled(
+    figures: Path, pattern: str, classes: Sequence[str] | None = None
+) -> tuple[Predictions, Predictions] | None:
+    """Pool the answers of finished runs: with a scale of 1, and with the scales that they had."""
+    runs = [run for run in sorted(figures.glob(pattern)) if is_finished(run)]
+    read = [_read(run, classes) for run in runs]
+    if not read:
+        return None
+    ones = [_scaled(answers, 1 / scale) for answers, scale in read]
+    return pooled_predictions(ones), pooled_predictions([answers for answers, _ in read])
+
+
+def _read(run: Path, classes: Sequence[str] | None) -> tuple[Predictions, float]:
+    metrics = read_json(run / METRICS)
+    if metrics.get("validation") != "speaker" or not metrics.get("calibration"):
+        raise ValueError(
+            f"{run / METRICS}: expected a run that was tested on speakers whom nothing was chosen "
+            f"by, with a calibration; found validation {metrics.get('validation')!r}. Delete its "
+            "folder and run across.py again, or name another --figures."
+        )
+    answers = Predictions.read(run / PREDICTIONS)
+    try:
+        answers = restricted_predictions(answers, classes) if classes else answers
+    except ValueError as error:
+        raise ValueError(f"{run / PREDICTIONS}: {error}") from error
+    return answers, metrics["calibration"]["scale"]
 
 
 def _scaled(answers: Predictions, factor: float) -> Predictions:

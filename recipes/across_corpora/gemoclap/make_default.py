@@ -44,6 +44,7 @@ MOST_BYTES = 8 * 2**20
 PROTOCOL = "all"
 # Settings in which a run on everything differs from one that is tested, and places.
 _OF_THE_PROTOCOL = {"protocol", "number_of_folds", "fold", "seed", "prepare_options", "experiment"}
+_RUNS = f"seed_*/fold_*/{SETTINGS}"
 _PLACES = {"data_folder", "ravdess_folder", "nemo_folder"}
 
 
@@ -175,12 +176,18 @@ def _training_text(runs: Sequence[Path]) -> str:
     several = f"{len(runs)} models of other seeds, whose cosines are averaged: "
     text = (
         f"{several * bool(runs[1:])}{trained} of both corpora, epochs: "
-        f"{settings['number_of_epochs']}. {settings['valid_speakers']} speakers of each corpus "
-        f"were held out{' for each model' * bool(runs[1:])}."
+        f"{settings['number_of_epochs']}. {_held_out(settings['valid_speakers'])} were held out"
+        f"{' for each model' * bool(runs[1:])}."
     )
     if lossy:
         text += f" {len(lossy):,} recordings were lossy copies (Ogg or MP3) of the published ones."
     return text
+
+
+def _held_out(speakers: int | Sequence) -> str:
+    if isinstance(speakers, int):
+        return f"{speakers} speakers of each corpus"
+    return f"The speakers {', '.join(map(str, speakers))}"
 
 
 def _calibration_text(across: AcrossCorpora | None, held_out: int) -> str:
@@ -192,11 +199,22 @@ def _calibration_text(across: AcrossCorpora | None, held_out: int) -> str:
         "speakers of the training's corpus)"
         for tested, (own, of_other) in across.errors.items()
     )
-    return (
+    text = (
         "Their temperature was fitted across corpora, on what models of one corpus answered to the "
         "other, since it is other people's recordings that this model will hear. Fitted on one "
-        f"such transfer, it leaves in the other an expected calibration error of {found}."
+        "such transfer, it leaves in the other, among the classes that both corpora have, an "
+        f"expected calibration error of {found}."
     )
+    if across.within:
+        own, of_others, above = across.within
+        text += (
+            " Of speech like the training data the model is therefore too unsure: models of both "
+            "corpora, asked about unheard speakers of both, have an error of "
+            f"{100 * of_others:.1f} % with it ({100 * own:.1f} % with their own), and "
+            f"{100 * above:.1f} % of their answers a probability above 0.5. Choose "
+            "`--abstain-below` accordingly."
+        )
+    return text
 
 
 def _speakers(runs: Sequence[Path], split: str) -> set[str]:
@@ -249,7 +267,8 @@ def _spread(row: Mapping[str, str]) -> str:
 def _differing(figures: Path, run: Path) -> str:
     """Say in which settings the measured runs differ from the one that was exported."""
     own, found = read_json(run / SETTINGS), {}
-    for path in sorted(figures.glob(f"both/seed_*/fold_*/{SETTINGS}")):
+    # The transfers give the temperature.
+    for path in sorted([*figures.glob(f"transfer/{_RUNS}"), *figures.glob(f"both/{_RUNS}")]):
         measured = read_json(path)
         for key in (own.keys() | measured.keys()) - _OF_THE_PROTOCOL - _PLACES:
             if own.get(key) != measured.get(key):
