@@ -81,7 +81,10 @@ def model_card(
 def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say in lines of Markdown which runs a model is the average of, and what they scored."""
     rows = [
-        ["–" if of.get(key) is None else of[key] for key in ("experiment", "fold", "seed", "n_test")]
+        [
+            "–" if of.get(key) is None else of[key]
+            for key in ("experiment", "fold", "seed", "n_test")
+        ]
         + [percent(of.get(key)) for key in ("war", "uar")]
         for of in runs
     ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from gemoclap_sb.models.pooled_audio import PooledAudio, size_of
+from gemoclap_sb.models.pooled_audio import PooledAudio, checked_tta_speeds, size_of
 from gemoclap_sb.objectives.cross_entropy import ClassifierOutput
 
 
@@ -30,6 +30,8 @@ class AudioClassifier(PooledAudio):
     dropout : float
         Dropout before the linear layer.
     trim_db : float, optional
+        As of `GEmoCLAP`.
+    tta_speeds : Sequence[int], optional
         As of `GEmoCLAP`.
 
     Examples
@@ -51,10 +53,12 @@ class AudioClassifier(PooledAudio):
         head: str = "emotion",
         dropout: float = 0.0,
         trim_db: float | None = None,
+        tta_speeds: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.heads = (head,)
         self.trim_db = trim_db
+        self.tta_speeds = checked_tta_speeds(tta_speeds)
         self.audio_encoder = audio_encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)

@@ -23,6 +23,7 @@ from gemoclap_sb.lobes.ssl_options import MODEL_TYPES as SSL_MODEL_TYPES
 from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.pooled_audio import checked_tta_speeds
 from gemoclap_sb.models.tokenizer_files import check_tokenizer
 
 CONFIG = "config.json"
@@ -55,11 +56,13 @@ class ModelDescription:
     hidden_size: int
     dropout: float | int
     trim_db: float | int | None = None
+    tta_speeds: list[int] | None = None
 
     def validate_sizes(self) -> None:
         """Refuse what no model can have."""
         if self.trim_db is not None and not self.trim_db > 0:
             raise ValueError(f"expected a trim_db of more than 0, found {self.trim_db}")
+        checked_tta_speeds(self.tta_speeds)
         if min(self.embedding_size, self.hidden_size) < 1 or not self.heads:
             raise ValueError(
                 "expected an embedding_size and a hidden_size of 1 or more and one head or more, "
@@ -150,6 +153,7 @@ def model_config(model: nn.Module) -> dict[str, Any]:
         "hidden_size": model.text_projection.layers[0].out_features,
         "dropout": model.text_projection.layers[2].p,
         "trim_db": model.trim_db,
+        "tta_speeds": model.tta_speeds,
     }
 
 
@@ -200,6 +204,7 @@ def _build_one(
         hidden_size=config["hidden_size"],
         dropout=config["dropout"],
         trim_db=config.get("trim_db"),
+        tta_speeds=config.get("tta_speeds"),
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gemoclap_sb.lobes.pooling import MaskedMeanPooling
 from gemoclap_sb.lobes.projection import Projection
-from gemoclap_sb.models.pooled_audio import PooledAudio, size_of
+from gemoclap_sb.models.pooled_audio import PooledAudio, checked_tta_speeds, size_of
 from gemoclap_sb.objectives.divergences import ContrastiveOutput
 
 
@@ -80,13 +80,18 @@ class GEmoCLAP(PooledAudio):
     trim_db : float, optional
         Leave out silence at both ends, of so many decibels below an utterance's loudest stretch;
         see `gemoclap_sb.lobes.cutting.trim_silence`. By default none is left out.
+    tta_speeds : Sequence[int], optional
+        Test-time augmentation: outside of training an utterance is heard at each of these speeds,
+        in percent, and its pooled vector is the mean of theirs; as many times the work. By default
+        it is heard once.
     audio_size, text_size : int, optional
         Sizes of the pooled and of the text vector, for a lobe that has no ``output_size``.
 
     Raises
     ------
     ValueError
-        If a lobe tells no size and none is given, or ``heads`` is empty.
+        If a lobe tells no size and none is given, ``heads`` is empty, or a speed is not a whole
+        number from 50 to 200.
 
     Examples
     --------
@@ -118,6 +123,7 @@ class GEmoCLAP(PooledAudio):
         logit_scale: float = 1.0,
         learn_logit_scale: bool = True,
         trim_db: float | None = None,
+        tta_speeds: Sequence[int] | None = None,
         audio_size: int | None = None,
         text_size: int | None = None,
     ) -> None:
@@ -133,6 +139,7 @@ class GEmoCLAP(PooledAudio):
         text_size = size_of(text_encoder, text_size, "text")
         self.embedding_size = embedding_size
         self.trim_db = trim_db
+        self.tta_speeds = checked_tta_speeds(tta_speeds)
 
         def of_each_head(make: Callable[[], nn.Module]) -> nn.ModuleDict:
             return nn.ModuleDict({head: make() for head in self.heads})

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from gemoclap_sb.lobes.cutting import trim_silence
 from gemoclap_sb.lobes.lengths import frame_lengths
+from gemoclap_sb.lobes.speeds import at_speed, check_speeds
 
 
 class PooledAudio(nn.Module):
-    """Base of the models over an audio lobe; they set these three.
+    """Base of the models over an audio lobe; they set the first four.
 
     ``trim_db`` is None, or the level of `gemoclap_sb.lobes.cutting.trim_silence`: a model leaves
-    out silence in training and in use alike, or not at all.
+    out silence in training and in use alike, or not at all. ``tta_speeds`` are those at which an
+    utterance is heard outside of training (test-time augmentation), or None: its pooled vector is
+    the mean of theirs. Another speed is another voice, so that what is one speaker's own counts
+    less. ``hears_once`` puts them aside for a while.
     """
 
     audio_encoder: nn.Module
     pooling: nn.Module
     trim_db: float | None
+    tta_speeds: Sequence[int] | None
+    hears_once: bool = False
 
     def trim(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Leave out silence at both ends if the model does; ``[B, T]`` and ``[B]`` as given."""
@@ -26,7 +35,7 @@ class PooledAudio(nn.Module):
         return trim_silence(wavs, wav_lens, self.trim_db)
 
     def encode_frames(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames of waveforms, trimmed if the model trims, before pooling.
+        """Frames of waveforms at their own speed, trimmed if the model trims, before pooling.
 
         Parameters
         ----------
@@ -59,7 +68,15 @@ class PooledAudio(nn.Module):
 
     def pool(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
         """Pooled audio vectors before projection, ``[B, Dp]``."""
-        return self.pooling(*self.encode_frames(wavs, wav_lens))
+        if self.training or self.hears_once or self.tta_speeds is None:
+            return self.pooling(*self.encode_frames(wavs, wav_lens))
+        played = (at_speed(wavs, wav_lens, speed) for speed in self.tta_speeds)
+        return torch.stack([self.pooling(*self.encode_frames(*of)) for of in played]).mean(dim=0)
+
+
+def checked_tta_speeds(speeds: Sequence[int] | None) -> list[int] | None:
+    """Return ``tta_speeds`` as a model keeps them; ValueError if they are none."""
+    return None if speeds is None else check_speeds("tta_speeds", speeds)
 
 
 def size_of(module: nn.Module, given: int | None, tower: str) -> int:

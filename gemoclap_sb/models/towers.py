@@ -118,7 +118,7 @@ class AudioTower(PooledAudio):
             self._average([AudioTower(one, head, longest_seconds, sample_rate) for one in members])
         else:
             self.head = chosen_head(config["heads"], head)
-            self.trim_db = config.get("trim_db")
+            self.trim_db, self.tta_speeds = config.get("trim_db"), config.get("tta_speeds")
             self.audio_encoder = build_audio_encoder(config["audio_encoder"], where, pad_short=True)
             self.pooling = build_pooling(config["pooling"], where)
             sizes = self.pooling.output_size, config["embedding_size"], config["hidden_size"]
@@ -142,8 +142,10 @@ class AudioTower(PooledAudio):
         else:
             tower.head = chosen_head(model.heads, head)
             tower.audio_encoder, tower.pooling = model.audio_encoder, model.pooling
-            tower.trim_db = model.trim_db
+            tower.trim_db, tower.tta_speeds = model.trim_db, model.tta_speeds
             tower._project(model.audio_projections[tower.head])
+            # A new module is in training.
+            tower.training = model.training
         tower._set_up(longest_seconds, sample_rate, freeze=False)
         return tower
 

@@ -96,7 +96,9 @@ class GEmoCLAPBrain(ResumableBrain):
             for name in dict.fromkeys([*self.model.heads, *objective.attributes])
         }
         if stage == sb.Stage.TRAIN:
-            wavs, wav_lens, kept = self._augmented(wavs, wav_lens)
+            # Resampling and filters in half precision would round the waveforms.
+            with torch.autocast(wavs.device.type, enabled=False):
+                wavs, wav_lens, kept = self._augmented(wavs, wav_lens)
             texts = {name: [of[i] for i in kept] for name, of in texts.items()}
             labels = {name: of[kept.to(of.device)] for name, of in labels.items()}
             if getattr(self.hparams, "mixup", 0.0):
@@ -152,8 +154,15 @@ class GEmoCLAPBrain(ResumableBrain):
         prompts = self.hparams.prompts
         said = prompts.class_sentences(self.target) if self.target in prompts.templates else []
         self.model.eval()
+        # Training is watched at the natural speed: the others would cost whole epochs.
+        self.model.hears_once = stage == sb.Stage.VALID
         with torch.no_grad(), self.evaluation_ctx:
             self.classes = self.model.encode_classes(said)
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """After an evaluation, hear as in use again."""
+        self.model.hears_once = False
+        super().on_stage_end(stage, stage_loss, epoch)
 
     def figures(self) -> dict[str, float]:
         """WAR and UAR of the evaluation that has just run; `metrics` has the rest."""

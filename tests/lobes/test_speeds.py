@@ -8,6 +8,7 @@ import torchaudio
 from torch.nn.utils.rnn import pad_sequence
 
 from gemoclap_sb.lobes import RandomSpeed
+from gemoclap_sb.lobes.speeds import at_speed
 
 
 def test_each_utterance_is_resampled_by_a_speed_of_its_own():
@@ -28,6 +29,19 @@ def test_each_utterance_is_resampled_by_a_speed_of_its_own():
         torch.testing.assert_close(of_batch[:length], expected)
         assert not of_batch[length:].any()
     assert seen == set(speeds)
+
+
+@pytest.mark.parametrize("speed", [83, 100, 120])
+def test_all_at_one_speed_are_resampled_as_each_alone(speed):
+    torch.manual_seed(0)
+    samples = [4001, 8000, 1000]
+    wavs = [torch.randn(n) for n in samples]
+    padded = pad_sequence(wavs, batch_first=True, padding_value=9.0)
+    played, wav_lens = at_speed(padded, torch.tensor(samples) / max(samples), speed)
+    lengths = torch.round(wav_lens * played.shape[1]).long().tolist()
+    for wav, of_batch, length in zip(wavs, played, lengths, strict=True):
+        expected = torchaudio.functional.resample(wav, speed, 100)
+        torch.testing.assert_close(of_batch[:length], expected)
 
 
 def test_the_seed_decides():

@@ -204,6 +204,7 @@ def test_missing_file_is_named(tmp_path):
         (["heads"], [], "one head or more"),
         (["heads"], "emotion", "Field 'heads' expected a list, got str"),
         (["dropout"], 7, "model: nothing can be built"),
+        (["tta_speeds"], [100, 20], "tta_speeds: expected one or more whole numbers from 50"),
     ],
 )  # fmt: skip
 def test_bad_model_is_refused_by_name(scratch_config, keys, value, message):

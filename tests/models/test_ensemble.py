@@ -18,9 +18,10 @@ SECONDS = (0.005, 0.3, 1.7)
 
 @pytest.fixture(scope="module")
 def members():
-    """Models that differ by their seed, of which the second leaves out silence."""
+    """Models of other seeds; one leaves out silence, one hears each utterance twice."""
     models = [telling_model(HEADS, seed) for seed in range(3)]
     models[1].trim_db = 20.0
+    models[2].tta_speeds = [90, 110]
     return models
 
 

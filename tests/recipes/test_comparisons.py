@@ -87,6 +87,7 @@ def test_the_rows_are_what_they_are_called(settings):
         "silence kept": {"trim_db"},
         "whole utterances": {"crop_seconds"},
         "one speed": {"speeds"},
+        "tested at one speed": {"tta_speeds"},
         "weight decay 0.01": {"weight_decay"},
         "mixup": {"mixup"},
         "utterances centred": {"center_utterances"},
@@ -127,7 +128,7 @@ def test_the_default_is_trained_once(script, capsys):
         comparisons.main(RECIPE / "train.py", script.COMPARISONS, ["--list", "--seeds", "1"]) == 0
     )
     names = [line.split("  ")[-2].strip() for line in capsys.readouterr().out.splitlines()]
-    assert len(names) == len(set(names)) == 18
+    assert len(names) == len(set(names)) == 19
     rows = sum(len(group.rows) for group in script.COMPARISONS.groups)
     # SL stands in all seven groups, and Emo-CLAP in two.
     assert rows - len(names) == 6 + 1

@@ -125,6 +125,39 @@ def test_training_hears_crops_and_evaluation_whole_utterances(step):
     assert heard.lengths.max() == brain.model.audio_encoder.frame_lengths(longest) > 8
 
 
+def test_waveforms_are_resampled_in_float32_whatever_the_precision(step):
+    brain, batch, _ = step(speeds=[50])
+    brain.model.audio_encoder.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    for options in ({"enabled": False}, {"dtype": torch.bfloat16}):
+        heard = []
+        with torch.autocast("cpu", **options):
+            brain.compute_forward(batch, sb.Stage.TRAIN)
+        assert heard[0].dtype == torch.float32
+        # Rounded to half precision nothing would change any more.
+        assert not torch.equal(heard[0], heard[0].bfloat16().float())
+
+
+@torch.no_grad()
+def test_training_is_watched_at_one_speed_and_tested_at_all(step):
+    with torch.enable_grad():
+        brain, batch, _ = step()
+    brain.model.tta_speeds = [90, 100, 110]
+    heard = []
+    brain.model.audio_encoder.register_forward_hook(lambda *_: heard.append(1))
+    for stage, times in ((sb.Stage.TRAIN, 1), (sb.Stage.VALID, 1), (sb.Stage.TEST, 3)):
+        heard.clear()
+        brain.on_stage_start(stage, 1)
+        brain.model.train(stage == sb.Stage.TRAIN)
+        brain.compute_forward(batch, stage)
+        assert len(heard) == times
+    brain.on_stage_start(sb.Stage.VALID, 1)
+    predictions = brain.compute_forward(batch, sb.Stage.VALID)
+    brain.compute_objectives(predictions, batch, sb.Stage.VALID)
+    brain.test_is_logged = False
+    brain.on_stage_end(sb.Stage.TEST, 1.0)
+    assert brain.model.hears_once is False
+
+
 def test_mixup_reaches_the_loss_of_training_alone(step):
     brain, batch, _ = step(mixup=2.0, speeds=[100])
     predictions = brain.compute_forward(batch, sb.Stage.TRAIN)

@@ -76,6 +76,7 @@ COMPARISONS = Comparisons(
                 Row("silence kept", SMALL, {"trim_db": None}),
                 Row("whole utterances", SMALL, {"crop_seconds": None}),
                 Row("one speed", SMALL, {"speeds": [100]}),
+                Row("tested at one speed", SMALL, {"tta_speeds": None}),
                 Row("weight decay 0.01", SMALL, {"weight_decay": 0.01}),
                 Row("mixup", SMALL, {"mixup": 0.2}),
                 Row("utterances centred", SMALL, {"center_utterances": True}),
