@@ -64,7 +64,7 @@ def test_several_runs_become_one_model_for_every_command(averaged, audio, tmp_pa
     status, out, _ = command("info", target)
     assert status == 0
     assert "The average of 3 models" in out
-    assert "| demo | 2 | 7 | 83.33 % | 91.67 % |" in out
+    assert "| demo | 2 | 7 | 6 | 83.33 % | 91.67 % |" in out
 
     status, out, _ = command("classify", audio, "--model", target, "--format", "csv")
     answers = {row["path"]: row["label"] for row in csv.DictReader(out.splitlines())}

@@ -357,7 +357,7 @@ def test_validating_on_ones_own_test_manifest_is_said(small_manifests, tmp_path,
     assert main(None, own_manifests(both, tmp_path / "run", number_of_epochs=1)) == 0
     printed = capsys.readouterr().out
     assert "are by the test side itself" in printed
-    assert "the temperature of the probabilities fitted there" in printed
+    assert "Temperature, and checkpoint where one is chosen" in printed
 
 
 def test_validation_on_the_test_session_is_said(small_corpus, iemocap_prepare, tmp_path, capsys):
