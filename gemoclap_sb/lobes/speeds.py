@@ -26,7 +26,8 @@ def check_speeds(name: str, speeds: Sequence[int]) -> list[int]:
     >>> check_speeds("speeds", (92, 108))
     [92, 108]
     """
-    if not speeds or not all(isinstance(s, int) and SLOWEST <= s <= FASTEST for s in speeds):
+    several = isinstance(speeds, Sequence) and len(speeds)
+    if not several or not all(isinstance(s, int) and SLOWEST <= s <= FASTEST for s in speeds):
         raise ValueError(
             f"{name}: expected one or more whole numbers from {SLOWEST} to {FASTEST}, found "
             f"{speeds!r}."

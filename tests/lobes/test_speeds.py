@@ -53,7 +53,7 @@ def test_the_seed_decides():
     assert torch.equal(played[0], played[1]) and not torch.equal(played[0], played[2])
 
 
-@pytest.mark.parametrize("speeds", [[], [0], [90.5], [400]])
+@pytest.mark.parametrize("speeds", [[], [0], [90.5], [400], 100, None, "fast"])
 def test_impossible_speeds_are_named(speeds):
     with pytest.raises(ValueError, match="speeds: expected one or more whole numbers"):
         RandomSpeed(speeds)

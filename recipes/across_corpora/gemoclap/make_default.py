@@ -211,7 +211,7 @@ def _calibration_text(across: AcrossCorpora | None, held_out: int) -> str:
             " Of speech like the training data the model is therefore too unsure: models of both "
             "corpora, asked about unheard speakers of both, have an error of "
             f"{100 * of_others:.1f} % with it ({100 * own:.1f} % with their own), and "
-            f"{100 * above:.1f} % of their answers a probability above 0.5. Choose "
+            f"{100 * above:.2f} % of their answers a probability above 0.5. Choose "
             "`--abstain-below` accordingly."
         )
     return text
