@@ -47,7 +47,13 @@ def model_info(source: str) -> dict[str, Any]:
     import torch
 
     from gemoclap_sb.inference.loading import local_folder
-    from gemoclap_sb.models.building import CONFIG, build_model, encoder_names, members_of
+    from gemoclap_sb.models.building import (
+        CONFIG,
+        build_model,
+        encoder_names,
+        heard_speeds,
+        members_of,
+    )
     from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
     from gemoclap_sb.models.weights import WEIGHTS, check_weights
 
@@ -74,6 +80,7 @@ def model_info(source: str) -> dict[str, Any]:
         "parameters": {name: count for name, count in parts.items() if count},
         "embedding_size": sum(one["embedding_size"] for one in members),
         "sample_rate": config["sample_rate"],
+        "heard_speeds": heard_speeds(description),
         "longest_seconds": config.get("longest_seconds", LONGEST_SECONDS),
         "temperatures": config.get("temperatures"),
         "calibration": config.get("calibration"),
@@ -101,6 +108,7 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"    {template}" for template in attribute["templates"])
     yield f"\nencoders: {info['encoders']['audio']} (audio), {info['encoders']['text']} (text)"
     yield f"embeddings of size {info['embedding_size']}, audio at {info['sample_rate']} Hz"
+    yield f"heard at {', '.join(map(str, info['heard_speeds']))} % of an utterance's speed"
     yield f"parameters: {sum(info['parameters'].values()):,}"
     yield from _columns({name: f"{count:>13,}" for name, count in info["parameters"].items()})
     if info["runs"]:

@@ -20,7 +20,7 @@ from gemoclap_sb.evaluation.report import (
     percent,
     uncertainty_lines,
 )
-from gemoclap_sb.models.building import encoder_names, members_of
+from gemoclap_sb.models.building import encoder_names, heard_speeds, members_of
 from gemoclap_sb.models.configuration import build_prompts
 
 TAGS = ["speech-emotion-recognition", "audio-classification", "zero-shot-audio-classification",
@@ -65,6 +65,7 @@ def model_card(
         encoders=", ".join(encoders),
         embedding_size=sum(one["embedding_size"] for one in members),
         sample_rate=config["sample_rate"],
+        speeds=", ".join(map(str, heard_speeds(config["model"]))),
         longest=config["longest_seconds"],
         head=head,
         classes="\n".join(markdown_table(["label", "word", "sentences"], rows)),

@@ -167,6 +167,11 @@ def encoder_names(config: Mapping[str, Any]) -> dict[str, str]:
     return {part: " and ".join(kinds) for part, kinds in names.items()}
 
 
+def heard_speeds(config: Mapping[str, Any]) -> list[int]:
+    """Speeds in % at which a description's model hears an utterance in use: 100 alone is once."""
+    return sorted({speed for one in members_of(config) for speed in one.get("tta_speeds") or [100]})
+
+
 def build_model(
     config: Mapping[str, Any],
     tokenizer_folder: str | os.PathLike | None = None,

@@ -23,11 +23,13 @@ def test_info_says_what_the_model_is(model, command):
     assert found["attributes"]["gender"]["labels"] == {"F": "female", "M": "male"}
     assert found["attributes"]["emotion"]["templates"][0] == "this person sounds {}"
     assert found["metrics"]["war"] == pytest.approx(5 / 6)
+    assert found["heard_speeds"] == [100]
     size = Path(model, "model.safetensors").stat().st_size
     assert found["files"]["model.safetensors"] == size
 
     status, out, _ = command("info", model)
     assert status == 0
+    assert "heard at 100 % of an utterance's speed" in out
     for text in ("ang  angry", "this person sounds {}", "ResNetEncoder", "WAR    83.33 %"):
         assert text in out
 

@@ -25,6 +25,7 @@ def test_model_card(exported, kind):
     assert "speech-emotion-recognition" in data.tags
     for text in (
         "with the checkpoint of epoch 1.",
+        "heard at 100 % of its speed",
         "held out at random from the training sessions",
         "| 83.33 % | 91.67 % |",
         "| sad | 1 | 0 | 0 | 2 | 66.67 % |",

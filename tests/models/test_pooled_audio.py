@@ -9,7 +9,7 @@ import torchaudio
 
 from gemoclap_sb.lobes import MaskedMeanPooling, ResNetEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
-from gemoclap_sb.models.building import build_model, model_config
+from gemoclap_sb.models.building import build_model, heard_speeds, model_config
 from gemoclap_sb.models.towers import AudioTower
 from tests.run_folders import telling_model
 
@@ -78,7 +78,10 @@ def test_half_precision_rounds_no_waveform(model, wavs):
 @torch.no_grad()
 def test_an_exports_description_has_the_speeds(model, wavs):
     config = model_config(model)
-    assert config["tta_speeds"] == SPEEDS
+    assert config["tta_speeds"] == heard_speeds(config) == SPEEDS
+    once = {**config, "tta_speeds": None}
+    assert heard_speeds(once) == [100]
+    assert heard_speeds({"members": [once, {**config, "tta_speeds": [90]}]}) == [90, 100]
     again = build_model(config).eval()
     again.load_state_dict(model.state_dict())
     tower = AudioTower(config).eval()

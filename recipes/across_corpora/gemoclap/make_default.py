@@ -32,7 +32,7 @@ from gemoclap_sb.export import ExportError, export
 from gemoclap_sb.export.model_card import TAGS
 from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
 from gemoclap_sb.inference.loading import DEFAULT_FOLDER
-from gemoclap_sb.models.building import CONFIG, encoder_names, members_of
+from gemoclap_sb.models.building import CONFIG, encoder_names, heard_speeds, members_of
 from gemoclap_sb.models.configuration import build_prompts
 from gemoclap_sb.models.weights import WEIGHTS, count_weights
 from gemoclap_sb.training import cross_validation
@@ -150,6 +150,7 @@ def default_card(
             parameters=parameters,
             embedding_size=sum(one["embedding_size"] for one in members),
             sample_rate=config["sample_rate"],
+            speeds=", ".join(map(str, heard_speeds(config["model"]))),
             classes="\n".join(markdown_table(["label", "word", "sentences"], rows)),
             training=_training_text(runs),
             command=command,
