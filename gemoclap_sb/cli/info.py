@@ -40,8 +40,8 @@ def model_info(source: str) -> dict[str, Any]:
     """Describe an exported model in plain JSON types.
 
     Labels with their words, and templates, of each attribute that can be classified; how
-    many parameters each part has; the run's metrics, or None; of an average of several runs,
-    what each is; sizes of the files in bytes.
+    many parameters each part has; the speeds in % at which an utterance is heard; the run's
+    metrics, or None; of an average of several runs, what each is; sizes of the files in bytes.
     ConfigurationError or WeightsError if the folder is not what an export wrote.
     """
     import torch
