@@ -13,6 +13,7 @@ from gemoclap_sb.files import read_json
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
 from gemoclap_sb.models.configuration import TOKENIZER, read_config
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.training.checkpoints import SELECTED_BY, best_key
 from gemoclap_sb.training.run_folder import SETTINGS
 
 
@@ -41,9 +42,9 @@ def load_trained(run_folder: str | os.PathLike) -> tuple[dict[str, Any], GEmoCLA
 def _best_checkpoint(run_folder: Path) -> Path:
     """Find the checkpoint that the run's test used, the newest of equals."""
     folder, settings = run_folder / "save", run_folder / SETTINGS
-    figure = (read_json(settings) if settings.is_file() else {}).get("select_by", "uar")
-    key = {"min_key" if figure == "loss" else "max_key": figure}
-    best = Checkpointer(folder).find_checkpoint(**key) if folder.is_dir() else None
+    given = read_json(settings) if settings.is_file() else {}
+    figure = given.get("select_by", SELECTED_BY)
+    best = Checkpointer(folder).find_checkpoint(**best_key(figure)) if folder.is_dir() else None
     if best is None or "clap" not in best.paramfiles:
         raise ExportError(
             f"{run_folder}: expected a checkpoint with its `{figure}` in {folder}, found none. "

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
+from gemoclap_sb.training.checkpoints import best_key
 from gemoclap_sb.training.run_folder import ExperimentError
 
 Rows = Mapping[str, Mapping[str, object]]
@@ -71,8 +72,8 @@ class ResumableBrain(sb.Brain):
     def evaluate_best(self, dataset: Any, rows: Rows, logged: bool = True) -> None:
         """Go back to the checkpoint that was selected, and test it; ``logged`` as the test."""
         self.test_is_logged = logged
-        key = {"min_key" if self.selected_by == "loss" else "max_key": self.selected_by}
-        self.evaluate(dataset, test_loader_kwargs=self.evaluation_loader_options(rows), **key)
+        options = self.evaluation_loader_options(rows)
+        self.evaluate(dataset, test_loader_kwargs=options, **best_key(self.selected_by))
 
     def best(self, history: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
         """Find the record of the epoch that was selected, the newest of equals."""

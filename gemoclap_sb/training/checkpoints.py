@@ -27,6 +27,17 @@ from speechbrain.utils.logger import get_logger
 logger = get_logger(__name__)
 
 PARTIAL_PREFIX = ".partial-"
+SELECTED_BY = "uar"
+"""The figure whose best checkpoint is tested and exported, where ``select_by`` names no other."""
+
+
+def best_key(figure: str) -> dict[str, str]:
+    """Say to a Checkpointer which checkpoint is the best by a figure: the least loss, or the most.
+
+    >>> best_key("loss"), best_key("uar")
+    ({'min_key': 'loss'}, {'max_key': 'uar'})
+    """
+    return {"min_key" if figure == "loss" else "max_key": figure}
 
 
 class AtomicCheckpointer(Checkpointer):

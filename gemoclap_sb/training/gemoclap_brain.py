@@ -20,6 +20,7 @@ from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification
 from gemoclap_sb.lobes.cutting import random_crop
 from gemoclap_sb.objectives.gathering import gather_batch
 from gemoclap_sb.training.brain import ResumableBrain, Rows, unwrapped
+from gemoclap_sb.training.checkpoints import SELECTED_BY
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
 
@@ -57,7 +58,7 @@ class GEmoCLAPBrain(ResumableBrain):
     @property
     def selected_by(self) -> str:
         """Figure whose best epoch is kept and tested; ``epoch`` itself for the last one."""
-        return getattr(self.hparams, "select_by", "uar")
+        return getattr(self.hparams, "select_by", SELECTED_BY)
 
     @property
     def labels(self) -> list[str]:
@@ -102,7 +103,8 @@ class GEmoCLAPBrain(ResumableBrain):
             texts = {name: [of[i] for i in kept] for name, of in texts.items()}
             labels = {name: of[kept.to(of.device)] for name, of in labels.items()}
             if getattr(self.hparams, "mixup", 0.0):
-                self.mixup = Mixup.draw(self.hparams.mixup, len(wavs))
+                step = self.hparams.seed, self.epoch, self.step
+                self.mixup = Mixup.draw(self.hparams.mixup, len(wavs), step)
                 wavs, wav_lens = self.mixup.of_waveforms(wavs, wav_lens)
         draw = stage == sb.Stage.TRAIN
         sentences = {head: prompts.sentences(head, texts, draw) for head in heads}

@@ -6,7 +6,7 @@ sentences give. The mixture of losses, and not of labels, is what a label matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +33,14 @@ class Mixup(NamedTuple):
     partners: LongTensor
 
     @classmethod
-    def draw(cls, alpha: float, count: int) -> Mixup:
-        """Draw the share from Beta(``alpha``, ``alpha``), and the partners of ``count``."""
-        return cls(float(np.random.beta(alpha, alpha)), torch.randperm(count))
+    def draw(cls, alpha: float, count: int, step: Sequence[int]) -> Mixup:
+        """Draw the share from Beta(``alpha``, ``alpha``), and the partners of ``count``.
+
+        The share is drawn by ``step``, numbers that say which step of training it is: a batch
+        that is gathered from several processes has one share.
+        """
+        share = np.random.default_rng(step).beta(alpha, alpha)
+        return cls(float(share), torch.randperm(count))
 
     def of_waveforms(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Mix waveforms [B, T]; a mixture is as long as the longer of the two."""

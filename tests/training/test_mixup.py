@@ -47,10 +47,19 @@ def test_sentences_go_with_the_labels():
 
 
 def test_shares_are_beta_distributed():
-    np.random.seed(0)
     torch.manual_seed(0)
-    drawn = [Mixup.draw(2.0, 4) for _ in range(2000)]
+    drawn = [Mixup.draw(2.0, 4, (1, 1, step)) for step in range(2000)]
     shares = np.array([mixup.share for mixup in drawn])
     # Beta(2, 2): mean 1/2, variance 1/20.
     assert abs(shares.mean() - 0.5) < 0.02 and abs(shares.var() - 0.05) < 0.005
     assert all(sorted(mixup.partners.tolist()) == [0, 1, 2, 3] for mixup in drawn)
+
+
+def test_processes_of_a_step_draw_one_share_and_partners_of_their_own():
+    drawn = []
+    for rank in (0, 1):
+        torch.manual_seed(rank)
+        np.random.seed(rank)
+        drawn.append(Mixup.draw(2.0, 64, (7, 1, 3)))
+    assert drawn[0].share == drawn[1].share != Mixup.draw(2.0, 64, (7, 1, 4)).share
+    assert not torch.equal(drawn[0].partners, drawn[1].partners)
