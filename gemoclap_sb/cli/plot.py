@@ -79,7 +79,7 @@ def _pictures(folder: Path) -> dict[str, Callable[[Path], Path]]:
         "reliability.png": lambda path: _reliability(folder, record, path, title),
     }
     if is_run:
-        pictures["training.png"] = lambda path: _training(folder, path)
+        pictures["training.png"] = lambda path: _training(folder, record, path)
         if not _without_texts(folder):
             pictures["embeddings.png"] = lambda path: _embeddings(folder, path, title)
     return pictures
@@ -117,11 +117,11 @@ def _reliability(folder: Path, record: Mapping[str, Any], path: Path, title: str
     return draw_reliability(pooled_predictions(before), pooled_predictions(after), path, title)
 
 
-def _training(folder: Path, path: Path) -> Path:
+def _training(folder: Path, record: Mapping[str, Any], path: Path) -> Path:
     from gemoclap_sb.evaluation.figures import draw_training_curves
     from gemoclap_sb.training.checkpoints import recorded_history
 
-    return draw_training_curves(recorded_history(folder / "save"), path)
+    return draw_training_curves(recorded_history(folder / "save"), path, record.get("epoch"))
 
 
 def _embeddings(folder: Path, path: Path, title: str) -> Path:

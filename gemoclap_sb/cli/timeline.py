@@ -60,7 +60,10 @@ def run(options: Namespace, out: TextIO) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 < seconds < math.inf:
         raise ArgumentTypeError(f"expected a positive number of seconds, found {text}")
     return seconds

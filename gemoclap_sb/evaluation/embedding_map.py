@@ -25,8 +25,9 @@ _COMPONENTS = 50
 # Far apart in lightness, so that they differ in grey print too. The first six are filled and
 # the rest hollow, since nobody tells twelve greys apart.
 _COLOURS = ("#14213d", "#9b2226", "#1b8a6b", "#e8743b", "#6fb1e8", "#eec643")
+_MOST_AT_A_SIDE = 14
 _MARKERS = {"F": "o", "M": "^", "": "s"}
-_GENDERS = {"F": "woman", "M": "man", "": "not stated"}
+_GENDERS = {"F": "woman", "M": "man", "": "gender not stated"}
 
 
 def map_embeddings(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -96,7 +97,7 @@ def draw_embedding_map(
     known = np.where(np.isin(genders, ("F", "M")), genders, "")
     figure = new_figure(10.5, 7)
     axes = figure.add_subplot()
-    star = {"marker": "*", "linestyle": "none", "color": "black", "markeredgecolor": "white"}
+    star = {"marker": "*", "linestyle": "none", "markersize": 17}
     styles = {}
     # As far apart as so many classes can be.
     spread = np.linspace(0, len(_COLOURS) - 1, min(len(words), len(_COLOURS))).round().astype(int)
@@ -111,13 +112,16 @@ def draw_embedding_map(
         for gender, marker in _MARKERS.items():
             chosen = (emotions == label) & (known == gender)
             axes.plot(*audio[chosen].T, marker, markersize=6.5, **styles[label])
-    axes.plot(*texts.T, markersize=16, zorder=4, **star)
+    for place, style in zip(texts, styles.values(), strict=True):
+        edge = INK if style["markerfacecolor"] != "white" else style["markeredgecolor"]
+        look = {"markeredgecolor": edge, "markeredgewidth": 1.2}
+        axes.plot(*place, zorder=4, **star, **{**style, **look})
     _name_texts(axes, texts, words, styles)
     used = [gender for gender in _MARKERS if (known == gender).any()]
     plain = {"linestyle": "none", "markerfacecolor": PALE, "markeredgecolor": "white"}
     handles = [Line2D([], [], marker=_MARKERS[g], markersize=8, **plain) for g in used]
     figure.legend(
-        [*handles, Line2D([], [], markersize=14, **star)],
+        [*handles, Line2D([], [], markerfacecolor=PALE, markeredgecolor=INK, **star)],
         [*(_GENDERS[gender] for gender in used), "text of a class"],
         loc="outside lower center",
         ncols=len(used) + 1,
@@ -137,9 +141,10 @@ def _name_texts(
     """Name the classes at both sides of the map, each at its text's height or near it."""
     labels = list(words)
     low, high = axes.get_ylim()
-    from_left = np.argsort(texts[:, 0], kind="stable")
-    middle = len(labels) // 2
-    for chosen, edge, out in ((from_left[:middle], 0, -1), (from_left[middle:], 1, 1)):
+    left = texts[:, 0] < np.mean(axes.get_xlim())
+    if max(left.sum(), (~left).sum()) > _MOST_AT_A_SIDE:
+        left = np.argsort(np.argsort(texts[:, 0], kind="stable")) < len(labels) // 2
+    for chosen, edge, out in ((left.nonzero()[0], 0, -1), ((~left).nonzero()[0], 1, 1)):
         downwards = chosen[np.argsort(-texts[chosen, 1], kind="stable")]
         heights = spread_out((texts[downwards, 1] - low) / (high - low))
         for i, height in zip(downwards, heights, strict=True):
@@ -168,6 +173,8 @@ def spread_out(heights: np.ndarray, apart: float = 0.07) -> np.ndarray:
     """Move descending heights [N] in [0, 1] as little as possible, until all are apart."""
     from sklearn.isotonic import isotonic_regression
 
+    if not len(heights):
+        return heights
     apart = min(apart, 1 / max(len(heights) - 1, 1))
     steps = apart * np.arange(len(heights))
     bounds = {"y_min": steps[-1], "y_max": 1.0}

@@ -55,14 +55,15 @@ def draw_confusion(
     return save_figure(figure, path)
 
 
-def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Path:
+def draw_training_curves(
+    history: Sequence[Mapping[str, float]], path: str | Path, tested: float | None = None
+) -> Path:
     """Draw losses, validation figures and temperatures over the epochs.
 
     ``history`` has epoch, train_loss and valid_loss of each epoch, any further
     ``valid_NAME``, fractions that are drawn beside the losses, and any ``temperature_NAME``,
-    which an older run's may lack. The epoch with the best
-    validation UAR, whose checkpoint is kept, is marked where there is one. ValueError if there
-    is no epoch or an epoch lacks a key.
+    which an older run's may lack. The epoch ``tested``, whose checkpoint is kept, is marked
+    where it has a validation UAR. ValueError if there is no epoch or an epoch lacks a key.
 
     Examples
     --------
@@ -103,13 +104,14 @@ def draw_training_curves(history: Sequence[Mapping[str, float]], path: str | Pat
     for name in names:
         label = name.removeprefix("valid_").upper()
         colour = {"WAR": WAR_COLOUR, "UAR": UAR_COLOUR}.get(label)
-        panels[1].plot(epochs, 100 * series[name], color=colour, label=label, **style)
-    if "valid_uar" in names and np.isfinite(uar := series["valid_uar"]).any():
-        # The newest of equals, as the checkpoint is.
-        best = int(np.flatnonzero(uar == np.nanmax(uar))[-1])
-        label = f"best UAR {percent(uar[best])}, epoch {int(epochs[best])}"
-        ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5, "zorder": 3}
-        panels[1].scatter(epochs[best], 100 * uar[best], s=130, label=label, **ring)
+        # With as many utterances of each class the two are one line: both are to be seen.
+        line = {"ls": "--", "zorder": 2.5} if label == "WAR" else {}
+        panels[1].plot(epochs, 100 * series[name], color=colour, label=label, **style, **line)
+    for epoch, uar in zip(epochs, series.get("valid_uar", ()), strict=False):
+        if epoch == tested and np.isfinite(uar):
+            label = f"tested: epoch {int(epoch)}, UAR {percent(uar)}"
+            ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5, "zorder": 3}
+            panels[1].scatter(epoch, 100 * uar, s=130, label=label, **ring)
     for key, line in zip(temperatures, itertools.cycle(("-", "--", ":", "-.")), strict=False):
         colour = UAR_COLOUR if key.endswith("_text") else WAR_COLOUR
         label = key.removeprefix("temperature_").replace("_", ", ")

@@ -20,8 +20,10 @@ VALIDATION_NOTES: dict[str, str] = {
     "session; the test session was not seen before the final evaluation.",
     "speaker": "Temperature, and checkpoint where one is chosen, are by held-out speakers of the "
     "training side; the test speakers were not seen before the final evaluation.",
-    "development": "For choosing settings: tested on held-out speakers of the training side. The "
-    "fold's own test speakers were left out, and these figures are not of them.",
+    "development": "For choosing settings: tested on held-out speakers of the training side, by "
+    "whom temperature, and checkpoint where one is chosen, are too. The fold's own test speakers "
+    "were left out, and these figures are not of them. Folds may hold out the same speakers, who "
+    "then count more than once in pooled figures.",
     "untested": "No test: all speakers were trained on but those held out, on whom the temperature "
     "of the probabilities was fitted. These figures are of the latter and say little about others.",
     "test": "Temperature, and checkpoint where one is chosen, are by the test side itself (the "

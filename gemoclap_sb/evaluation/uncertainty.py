@@ -169,8 +169,8 @@ def uar_speaker_centered(predictions: Predictions, speakers: Sequence[str]) -> f
     as a little too angry, and all of another's as too sad. It is no result of the model, since it
     takes many utterances of a speaker to know that, though no labels; and where one speaker
     really is angry more often than another, it takes that away too. ``speakers`` are N names;
-    None where a name is empty or a speaker has fewer than `CENTERED_FROM` utterances for each
-    class.
+    None where a name is empty or a speaker has fewer than `CENTERED_FROM` times as many
+    utterances as there are classes.
 
     Examples
     --------

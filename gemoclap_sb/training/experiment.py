@@ -255,7 +255,9 @@ def _write(
 ) -> None:
     title = f"{result['experiment']}, fold {result['fold']}"
     picture = draw_confusion(brain.metrics, folder / "confusion.png", title=title)
-    curves = draw_training_curves(history, folder / "training.png") if history else None
+    curves = folder / "training.png" if history else None
+    if curves:
+        draw_training_curves(history, curves, tested=result["epoch"])
     if not brain.debug:
         predictions.write(folder / PREDICTIONS)
     # Last, because a folder that has it counts as finished; a debug run never does.
@@ -302,8 +304,9 @@ def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]
         return {**given, "data_root": data_folder, **how}
     if hparams.get("manifest"):
         return _prepared(hparams, *manifest_preparation(hparams, columns))
+    options = hparams.get("prepare_options", {})
+    corpora = [key for key in options if key.endswith("_folder")]
     if prepare is None or not data_folder:
-        corpora = [key for key in hparams.get("prepare_options", {}) if key.endswith("_folder")]
         raise ExperimentError(
             f"no data: give --{' and --'.join(corpora or ['data_folder'])}, one manifest of a "
             "corpus with --manifest, or three with --train_csv, --valid_csv and --test_csv."
@@ -314,7 +317,8 @@ def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]
         except FileExistsError as error:
             raise ExperimentError(f"--data_folder: {error}") from error
     if not Path(data_folder).is_dir():
-        raise ExperimentError(f"--data_folder: no folder {data_folder} (seen from {Path.cwd()}).")
+        named = next((key for key in corpora if options[key] == data_folder), "data_folder")
+        raise ExperimentError(f"--{named}: no folder {data_folder} (seen from {Path.cwd()}).")
     return _prepared(hparams, prepare, data_folder)
 
 

@@ -78,15 +78,19 @@ def test_curves_show_temperatures_where_they_were_kept(monkeypatch):
     ]
     draw_training_curves(history, "curves.png")
     assert len(drawings.figure.axes) == 2
-    # Of equals the newest, whose checkpoint is kept.
-    assert any("best UAR 50.00 %, epoch 3" in name for name in drawings.texts())
+    assert not any("tested" in name for name in drawings.texts())
+    # Not the best one: --select_by may have been another figure, or the last epoch.
+    draw_training_curves(history, "curves.png", tested=1)
+    assert any("tested: epoch 1, UAR 30.00 %" in name for name in drawings.texts())
+    [ring] = drawings.figure.axes[1].collections
+    np.testing.assert_allclose(ring.get_offsets(), [[1, 30]])
     for record in history[1:]:
         record |= {
             f"temperature_{head}_{tower}": 1.1 ** record["epoch"]
             for head in ("emotion", "gender")
             for tower in ("audio", "text")
         }
-    draw_training_curves(history, "curves.png")
+    draw_training_curves(history, "curves.png", tested=3)
     axes = drawings.figure.axes[2]
     assert len(axes.lines) == 4
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [np.nan, 1.21, 1.331])
