@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas
 import pytest
@@ -24,6 +26,14 @@ across = load_script(ACROSS / "across.py")
 
 EIGHT, SIX = prepare.CLASSES, prepare.SHARED
 FOLDERS = ["--ravdess_folder", "RAVDESS", "--nemo_folder", "nEMO"]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path_factory, monkeypatch):
+    """A working directory with the two folders that are named."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("corpora"))
+    for name in FOLDERS[1::2]:
+        Path(name).mkdir()
 
 
 def rows_of(corpus, folds, classes=None):
@@ -187,6 +197,16 @@ def test_what_is_missing_stays_empty(tmp_path, capsys):
     assert "| both | – | – | – |" in (tmp_path / "across.md").read_text()
 
 
+def test_before_anything_is_measured_the_columns_are_those_of_the_runs_to_come(tmp_path):
+    given = ["--tables_only", "--output_folder", str(tmp_path)]
+    assert across.main(given) == 0
+    text = (tmp_path / "across.md").read_text()
+    # RAVDESS's calm counts as neutral.
+    assert "RAVDESS, all 7" in text and "| *chance* | 14.3 | 16.7 | 16.7 |" in text
+    assert across.main([*given, "--merge_calm", "False", "--classes", "null"]) == 0
+    assert "RAVDESS, all 8" in (tmp_path / "across.md").read_text()
+
+
 def test_runs_of_a_corpus_alone_fill_the_diagonal(tmp_path, capsys):
     for fold in range(1, 6):
         test = [{**row, "ID": row["ID"], "corpus": ""} for row in rows_of("RAVDESS", [fold])]
@@ -238,10 +258,25 @@ def test_every_seed_and_protocol_runs_and_a_failed_one_stops_no_other(training, 
         (["--protocol", "both"], "--protocol is left to this script"),
         (["--seed=2"], "--seed is left to --seeds"),
         (["--fold", "1"], "--fold is left to cross-validation"),
+        (["--learning_rate", "1"], "--learning_rate is no key of across_scratch"),
+        (["--nemo_runs", "nowhere"], "no folder nowhere"),
     ],
 )
 def test_what_the_script_says_itself_is_refused(training, tmp_path, capsys, options, message):
     assert across.main([*FOLDERS, *options, "--output_folder", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert training.asked == []
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (FOLDERS[:2], "--nemo_folder: not given"),
+        ([*FOLDERS[:2], "--nemo_folder", "nowhere"], "--nemo_folder: no folder nowhere"),
+    ],
+)
+def test_without_both_corpora_nothing_is_run(training, tmp_path, capsys, given, message):
+    assert across.main([*given, "--output_folder", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert training.asked == []
 

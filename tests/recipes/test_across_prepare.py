@@ -148,6 +148,10 @@ def test_the_same_is_not_done_twice(corpora, tmp_path):
         ({"protocol": "all", "validation": "development"}, "validation must be one of speaker"),
         ({"classes": ["cal", "dis"]}, "classes has none of nEMO"),
         ({"nemo_folder": ""}, "no folder of nEMO is given"),
+        (
+            {"valid_speakers": ["nEMO_KD0", "nemo_WR0"]},
+            "nemo_WR0 is of neither corpus; .* RAVDESS_",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(corpora, tmp_path, options, message):

@@ -15,12 +15,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from across_prepare import CORPORA, FOLDS, NEMO, RAVDESS, TESTED
+from across_prepare import CLASSES, CORPORA, FOLDS, NEMO, RAVDESS, TESTED
 from across_tables import Cell, Tables, draw, read_run
 
 from gemoclap_sb.files import write_text
-from gemoclap_sb.training.run_folder import ExperimentError
-from gemoclap_sb.training.runs import CrossValidation, add_options, conduct, listed_seeds
+from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+from gemoclap_sb.training.runs import (
+    CrossValidation,
+    add_options,
+    check_keys,
+    conduct,
+    listed_seeds,
+)
 
 HERE = Path(__file__).resolve().parent
 HPARAMS = HERE / "hparams" / "across_scratch.yaml"
@@ -28,10 +34,10 @@ TABLES = "across"
 FIGURES = ("uar", "war")
 PROTOCOLS = ("transfer", "both")
 OWN_KEYS = {
-    "--protocol": "this script, which runs transfer and both",
-    "--seed": "--seeds",
-    "--fold": "cross-validation, which runs all folds",
-    "--number_of_folds": "the protocol",
+    "protocol": "this script, which runs transfer and both",
+    "seed": "--seeds",
+    "fold": "cross-validation, which runs all folds",
+    "number_of_folds": "the protocol",
 }
 
 
@@ -54,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     within = {RAVDESS: options.ravdess_runs, NEMO: options.nemo_runs}
 
     def planned() -> tuple:
-        jobs = [] if options.jobs is None else ["--jobs", options.jobs]
+        settings = checked(passed, data=not (options.list or options.tables_only))
+        if missing := [folder for folder in within.values() if folder and not folder.is_dir()]:
+            raise ExperimentError(f"no folder {missing[0]} (seen from {Path.cwd()}).")
+        classes = settings["classes"] or CLASSES
+        jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
         runs = []
         for seed in options.seeds:
             for protocol in PROTOCOLS:
@@ -62,19 +72,25 @@ def main(argv: Sequence[str] | None = None) -> int:
                 given = protocol_argv(passed, protocol, seed, folder) + jobs
                 called = f"{protocol}, seed {seed}"
                 runs.append(CrossValidation(called, folder, len(FOLDS[protocol]), given))
-        return runs, lambda: write_tables(root, options.seeds, within)
+        return runs, lambda: write_tables(root, options.seeds, within, classes)
 
     return conduct(HERE / "train.py", options, planned)
 
 
-def protocol_argv(passed: Sequence[str], protocol: str, seed: int, folder: Path) -> list[str]:
-    """Give the command line of the cross-validation of one protocol with one seed.
+def checked(passed: Sequence[str], data: bool = True) -> dict:
+    """Read the settings of all runs; ExperimentError for a key or a corpus that cannot be."""
+    keys = {HPARAMS.stem: set(read_settings(HPARAMS))}
+    settings = read_settings(HPARAMS, check_keys(passed, keys, OWN_KEYS))
+    for corpus in CORPORA if data else ():
+        key = f"{corpus.lower()}_folder"
+        if not (settings[key] and Path(settings[key]).is_dir()):
+            found = f"no folder {settings[key]} (seen from {Path.cwd()})"
+            raise ExperimentError(f"--{key}: {found if settings[key] else 'not given'}.")
+    return settings
 
-    ExperimentError if what was passed says one of these things too.
-    """
-    for option in passed:
-        if (key := option.partition("=")[0]) in OWN_KEYS:
-            raise ExperimentError(f"{key} is left to {OWN_KEYS[key]}.")
+
+def protocol_argv(passed: Sequence[str], protocol: str, seed: int, folder: Path) -> list[str]:
+    """Give the command line of the cross-validation of one protocol with one seed."""
     own = {
         "--protocol": protocol,
         "--number_of_folds": str(len(FOLDS[protocol])),
@@ -84,8 +100,13 @@ def protocol_argv(passed: Sequence[str], protocol: str, seed: int, folder: Path)
     return [str(HPARAMS), *passed, *(part for pair in own.items() for part in pair)]
 
 
-def write_tables(root: Path, seeds: Sequence[int], within: dict[str, Path | None]) -> list[Path]:
-    """Write tables and picture of what is finished; their paths, Markdown first."""
+def write_tables(
+    root: Path, seeds: Sequence[int], within: dict[str, Path | None], classes: Sequence[str]
+) -> list[Path]:
+    """Write tables and picture of what is finished; their paths, Markdown first.
+
+    ``classes`` are those of runs that are still to come.
+    """
     tables = Tables(
         [
             Cell(
@@ -98,7 +119,8 @@ def write_tables(root: Path, seeds: Sequence[int], within: dict[str, Path | None
             )
             for trained in (*CORPORA, "both")
             for tested in CORPORA
-        ]
+        ],
+        classes,
     )
     paths = [root / f"{TABLES}.{ending}" for ending in ("md", "csv", "png")]
     write_text(paths[0], tables.markdown(paths[-1].name))

@@ -234,6 +234,12 @@ def split_corpora(
         )
         # With the sessions of their own corpora again.
         return {split: [rows[row["ID"]] for row in of] for split, of in splits.items()}, notes
+    named = [] if isinstance(valid_speakers, int) else valid_speakers
+    if unknown := [name for name in named if not name.startswith(tuple(f"{c}_" for c in corpora))]:
+        raise ValueError(
+            f"valid_speakers: {unknown[0]} is of neither corpus; expected the corpus before the "
+            f"speaker's name, as in {next(iter(corpora.values()))[0]['spk_id']}."
+        )
     parts = []
     for corpus, rows in corpora.items():
         speakers = _of_corpus(valid_speakers, corpus)

@@ -120,9 +120,10 @@ def read_run(folder: Path | None, folds: Sequence[int], corpus: str) -> Answers 
 
 @dataclass(frozen=True)
 class Tables:
-    """All cells, row by row."""
+    """All cells, row by row; ``classes`` are those of runs that are still to come."""
 
     cells: Sequence[Cell]
+    classes: Sequence[str]
 
     @cached_property
     def labels(self) -> list[str]:
@@ -138,7 +139,7 @@ class Tables:
                         f"have the class {lacking[0]}, others do: give all runs the same "
                         "--classes and --merge_calm."
                     )
-        return [name for name in CLASSES if name in asked or not found]
+        return [name for name in CLASSES if name in (asked if found else self.classes)]
 
     @cached_property
     def columns(self) -> list[tuple[str, str, list[str]]]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from across import FIGURES, HERE, HPARAMS, TABLES, protocol_argv
+from across import FIGURES, HERE, HPARAMS, TABLES, checked, protocol_argv
 from across_calibration import AcrossCorpora, calibrate_across
 from across_prepare import CORPORA, NEMO, RAVDESS
 from across_tables import is_lossy
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = []
     try:
         _check_model_folder(options.model_folder)
+        checked([*corpora, *passed])
         for seed in options.seeds:
             folder = root / f"seed_{seed}"
             given = protocol_argv([*corpora, *passed], PROTOCOL, seed, folder)
@@ -155,7 +156,7 @@ def default_card(
             training=_training_text(runs),
             command=command,
             figures=_figures_text(figures, runs[0]),
-            calibration=_calibration_text(across, len(_speakers(runs, "valid"))),
+            calibration=_calibration_text(across, len(_speakers(runs, "valid")), len(runs)),
         )
     )
 
@@ -191,7 +192,7 @@ def _held_out(speakers: int | Sequence) -> str:
     return f"The speakers {', '.join(map(str, speakers))}"
 
 
-def _calibration_text(across: AcrossCorpora | None, held_out: int) -> str:
+def _calibration_text(across: AcrossCorpora | None, held_out: int, members: int) -> str:
     """Say on what the temperature was fitted, and what that is worth."""
     if across is None:
         return f"They were calibrated on {held_out} speakers of these corpora only."
@@ -214,6 +215,11 @@ def _calibration_text(across: AcrossCorpora | None, held_out: int) -> str:
             f"{100 * of_others:.1f} % with it ({100 * own:.1f} % with their own), and "
             f"{100 * above:.2f} % of their answers a probability above 0.5. Choose "
             "`--abstain-below` accordingly."
+        )
+    if members > 1:
+        text += (
+            " Temperature and errors are those of single models; of the mean of "
+            f"{members} models, which this is, they were not measured."
         )
     return text
 
