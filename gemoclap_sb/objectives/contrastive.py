@@ -132,7 +132,8 @@ class SoftLabelObjective(_LabelObjective):
     ----------
     weights : Mapping[str, float]
         Weight of each attribute's label matrix; they sum to 1. The paper has
-        ``{emotion: 0.8 or 0.9, gender: 0.2 or 0.1}``.
+        ``{emotion: 0.8 or 0.9, gender: 0.2 or 0.1}``. The labels of one that weighs 0 are not
+        read.
     head : str, optional
         Name of the output to use; by default the first attribute.
     similarity, reduction, target : str
@@ -165,6 +166,7 @@ class SoftLabelObjective(_LabelObjective):
         options = similarity, reduction, target, intra_weight, cross_entropy_weight
         super().__init__(weights, *options)
         self.heads = (next(iter(self.weights)) if head is None else head,)
+        self.weights = {attribute: weight for attribute, weight in self.weights.items() if weight}
 
     def forward(
         self, outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]

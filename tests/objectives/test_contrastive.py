@@ -214,8 +214,11 @@ def test_audio_term_without_any_positive_is_zero_and_has_a_gradient():
 def test_emo_clap_is_sl_with_all_weight_on_emotion():
     outputs = {"emotion": make_output(5)}
     one = EmoCLAPObjective()(outputs, LABELS)
-    two = SoftLabelObjective({"emotion": 1.0, "gender": 0.0})(outputs, LABELS)
-    assert one.item() == two.item()
+    two = SoftLabelObjective({"gender": 0.0, "emotion": 1.0}, head="emotion")
+    assert one.item() == two(outputs, LABELS).item()
+    # What weighs nothing need not be known.
+    assert two.attributes == ("emotion",)
+    assert one.item() == two(outputs, {"emotion": LABELS["emotion"]}).item()
 
 
 def test_more_than_two_attributes():
