@@ -128,11 +128,8 @@ def prepare_manifest(
     ['z0', 'z1']
     """
     path = Path(os.path.abspath(manifest))
-    fold_of = assign_folds(
-        read_cells(path, dict.fromkeys(("ID", "wav", "emotion", "spk_id", fold_column))),
-        fold_column,
-        number_of_folds,
-    )
+    cells_of = read_cells(path, dict.fromkeys(("ID", "wav", "emotion", "spk_id", fold_column)))
+    fold_of = assign_folds(cells_of, fold_column, number_of_folds)
     folds = sorted(set(fold_of.values()))
     arguments = {
         "corpus": path.name,
@@ -153,9 +150,9 @@ def prepare_manifest(
 
     def read_rows(root: Path, issues: CorpusIssues) -> list[dict[str, Any]]:
         rows = read_manifest(path, root, classes, skip_bad_audio, required=())
-        return [
-            _row(name, cells, root, fold_of[cells[fold_column]]) for name, cells in rows.items()
-        ]
+        # As the manifest has them: some are read as numbers, paths or names.
+        folds = {cells["ID"]: fold_of[cells[fold_column]] for cells in cells_of}
+        return [_row(name, cells, root, folds[name]) for name, cells in rows.items()]
 
     return prepare_fold(
         save_folder,

@@ -20,7 +20,7 @@ from gemoclap_sb.evaluation.comparison import Cell, Comparison
 from gemoclap_sb.evaluation.comparison_figure import draw_groups
 from gemoclap_sb.evaluation.comparison_tables import groups_csv, groups_markdown
 from gemoclap_sb.files import write_text
-from gemoclap_sb.training.run_folder import UNRECORDED, ExperimentError, read_settings
+from gemoclap_sb.training.run_folder import UNRECORDED, ExperimentError
 from gemoclap_sb.training.runs import (
     CrossValidation,
     add_options,
@@ -30,7 +30,7 @@ from gemoclap_sb.training.runs import (
     experiment,
     listed_names,
     listed_seeds,
-    overrides,
+    resolved,
     without,
 )
 
@@ -159,12 +159,12 @@ def plan(
     for group, row in rows:
         path, keys = experiments[row.yaml]
         argv = [*without(passed, (given - keys) | set(row.changes)), *row.options]
-        settings = read_settings(path, overrides(argv))
+        settings = resolved(path, argv)
         if not (options.list or options.tables_only):
-            check_data(settings.get("data_folder"))
+            check_data(settings)
         kept = {key: value for key, value in settings.items() if key not in UNRECORDED}
         name = names.setdefault(json.dumps(kept, sort_keys=True), group.name(row))
-        argv += [] if options.jobs is None else ["--jobs", options.jobs]
+        argv += [] if options.jobs is None else ["--jobs", str(options.jobs)]
         for seed in options.seeds or group.seeds:
             folder = Path(options.output_folder) / name / f"seed_{seed}"
             own = ["--seed", str(seed), "--output_folder", str(folder)]

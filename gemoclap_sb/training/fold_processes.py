@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 LOG = "console.log"
+COULD_NOT_START = 2
 _TAIL_LINES, _TAIL_BYTES = 20, 16384
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 10.0
@@ -131,6 +132,8 @@ def _tail(fold: Fold) -> str:
 
 
 def _failure(fold: Fold, status: int) -> str:
+    if status == COULD_NOT_START:
+        return f"fold {fold.number} could not start (exit status {status})."
     return (
         f"fold {fold.number} failed with exit status {status}; the same command goes on from there."
     )

@@ -22,7 +22,7 @@ from gemoclap_sb.evaluation.comparison_tables import (
     comparison_markdown,
 )
 from gemoclap_sb.files import write_text
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.runs import (
     CrossValidation,
     add_options,
@@ -32,7 +32,7 @@ from gemoclap_sb.training.runs import (
     experiment,
     listed_names,
     listed_seeds,
-    overrides,
+    resolved,
     without,
 )
 
@@ -121,10 +121,10 @@ def plan(train_script: Path, options: argparse.Namespace, passed: Sequence[str])
                 if encoder in sources:
                     own += ["--audio_source", sources[encoder]]
                 argv = [*without(passed, given - keys), *own]
-                settings = read_settings(path, overrides(argv))
+                settings = resolved(path, argv)
                 if not (options.list or options.tables_only):
-                    check_data(settings.get("data_folder"))
-                argv += [] if options.jobs is None else ["--jobs", options.jobs]
+                    check_data(settings)
+                argv += [] if options.jobs is None else ["--jobs", str(options.jobs)]
                 folds = int(settings["number_of_folds"])
                 called = f"{path.stem}, seed {seed}"
                 run = called, folder, folds, [str(path), *argv]

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hyperpyyaml.core import recursive_update
-from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gemoclap_sb.data.folds import assign_folds, prepare_manifest
 from gemoclap_sb.data.manifests import ManifestError, read_cells
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.data.words import check_words, own_words, read_words
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+from gemoclap_sb.training.run_folder import ExperimentError, read_overrides, read_settings
 
 _OPTIONS = frozenset({"validation", "seed", "valid_fraction", "valid_session", "valid_speakers"})
 _SPEAKER = "spk_id"
@@ -31,8 +30,7 @@ def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict
     They are returned as they came where none is given. ExperimentError says what in the
     manifest, the words or the options does not fit.
     """
-    given = YAML().load(overrides) if isinstance(overrides, str) else overrides
-    given = dict(given or {})
+    given = read_overrides(overrides) if isinstance(overrides, str) else dict(overrides)
     settings = read_settings(hparams_file, given)
     if not settings.get("manifest"):
         if alone := [key for key in ("fold_column", "words") if key in given]:

@@ -25,14 +25,16 @@ import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
+from ruamel.yaml.error import YAMLError
 
+from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.files import file_digest, read_json, write_json
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 
 # Keys that say where and how fast, not what: they are not recorded.
 UNRECORDED = frozenset(
-    {"output_folder", "run_folder", "num_workers", "pretrained_folder", "make_corpus"}
+    {"output_folder", "run_folder", "num_workers", "cache_gib", "pretrained_folder", "make_corpus"}
     # Objects whose arguments stand at top level too, or hold paths.
     | {"epoch_counter", "train_logger", "checkpointer", "model", "clap", "modules"}
     # Stands in the prompts.
@@ -42,6 +44,25 @@ UNRECORDED = frozenset(
 
 class ExperimentError(RuntimeError):
     """An experiment cannot start as asked; the message says what to change."""
+
+
+def read_overrides(text: str) -> dict[str, Any]:
+    """Read the keys that a command line gave, as SpeechBrain's ``parse_arguments`` leaves them.
+
+    ExperimentError if they are no keys with values, or a key is there twice.
+
+    >>> read_overrides("seed: 2")
+    {'seed': 2}
+    """
+    try:
+        given = YAML().load(text) or {}
+    except YAMLError:
+        given = None
+    if not isinstance(given, dict):
+        raise ExperimentError(
+            f"expected --key value, each key once; found {' '.join(text.split())}."
+        )
+    return dict(given)
 
 
 def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -> dict:
@@ -62,7 +83,7 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
     path = Path(hparams_file)
     if not path.is_file():
         raise ExperimentError(f"no hyperparameter file {path} (seen from {Path.cwd()}).")
-    given = YAML(typ="safe").load(overrides) if isinstance(overrides, str) else overrides
+    given = read_overrides(overrides) if isinstance(overrides, str) else overrides
     known = YAML().load(path.read_text(encoding="utf-8"))
     unknown = [key for key in given or {} if key not in known]
     if unknown:
@@ -136,7 +157,7 @@ def recorded_manifest(folder: str | os.PathLike, split: str = "test") -> dict[st
         rows = pd.read_csv(
             path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
         )
-        root = settings.get("data_folder") or "$data_root"
+        root = settings.get("data_folder") or _prepared_root(path.with_name(RECORD))
         rows["wav"] = [wav.replace("$data_root", root) for wav in rows["wav"]]
         return rows.set_index("ID").to_dict("index")
     except (OSError, ValueError, KeyError) as error:
@@ -161,6 +182,12 @@ def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
         "packages": {name: version(name) for name in packages},
     }
     write_json(path, record)
+
+
+def _prepared_root(record: Path) -> str:
+    """Find what a preparation put in place of ``$data_root``; where there was none, that."""
+    arguments = read_json(record)["arguments"] if record.is_file() else {}
+    return str(arguments.get("data_folder") or "$data_root")
 
 
 def _sources(pretrainer: Mapping[str, Any]) -> dict[str, str]:

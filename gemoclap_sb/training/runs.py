@@ -14,17 +14,23 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.comparison import FoldScore
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
 from gemoclap_sb.files import read_json
 from gemoclap_sb.training import cross_validation
-from gemoclap_sb.training.run_folder import METRICS, RUN, ExperimentError, read_settings
+from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.run_folder import (
+    METRICS,
+    RUN,
+    ExperimentError,
+    read_overrides,
+    read_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def add_options(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add the options that `conduct` reads; ``folder`` is the default of ``--output_folder``."""
     add = parser.add_argument
     add("--output_folder", default=folder, help=folder)
-    add("--jobs", help="folds side by side, as cross_validate.py takes it")
+    add("--jobs", type=int, help="folds side by side, as cross_validate.py takes it")
     add("--list", action="store_true", help="list the runs and what is finished, and end")
     add("--tables_only", action="store_true", help="write the tables from what is there")
 
@@ -163,24 +169,25 @@ def check_keys(
     return given
 
 
-def check_data(folder: str | None) -> None:
-    """Refuse what would let every run fail."""
-    if not folder:
-        raise ExperimentError("no data: give --data_folder (the corpus's folder).")
-    if not Path(folder).is_dir():
+def check_data(settings: Mapping[str, Any]) -> None:
+    """Refuse what would let every run fail; a ``manifest`` has been read before."""
+    folder = settings.get("data_folder")
+    if not (folder or settings.get("manifest")):
+        raise ExperimentError("no data: give --data_folder (the corpus's folder), or --manifest.")
+    if folder and not Path(folder).is_dir():
         raise ExperimentError(f"--data_folder: no folder {folder} (seen from {Path.cwd()}).")
 
 
 def overrides(options: Sequence[str]) -> dict:
     """Read the YAML keys among options; those of SpeechBrain are none."""
-    _, _, text = sb.parse_arguments(["no.yaml", *options])
-    try:
-        given = YAML(typ="safe").load(text) or {}
-    except YAMLError as error:
-        given = error
-    if not isinstance(given, dict):
-        raise ExperimentError(f"expected --key value, each key once; found {' '.join(options)}.")
-    return given
+    return read_overrides(sb.parse_arguments(["no.yaml", *options])[2])
+
+
+def resolved(path: Path, options: Sequence[str]) -> dict:
+    """Read an experiment's settings as a run with these options will have them."""
+    given = overrides(options)
+    # Only where there is one, since it resolves the YAML a second time.
+    return read_settings(path, with_manifest(path, given) if given.get("manifest") else given)
 
 
 def without(options: Sequence[str], keys: set[str]) -> list[str]:

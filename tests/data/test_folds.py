@@ -180,6 +180,12 @@ def test_class_without_a_training_row_is_noted(corpus):
     assert "train.csv has no utterance of the class anger." in result["notes"]
 
 
+@pytest.mark.parametrize("column", ["ID", "wav"])
+def test_any_column_makes_folds(corpus, column):
+    _, parts = prepare(corpus, 2, fold_column=column)
+    assert list(parts["test"]["ID"]) == ["u01"]
+
+
 @pytest.mark.parametrize("fold", [0, 4])
 def test_fold_that_is_not_there(corpus, fold):
     with pytest.raises(ValueError, match="fold must be one of 1, 2, 3, found"):

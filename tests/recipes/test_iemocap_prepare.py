@@ -187,6 +187,20 @@ def test_validation(small_release, tmp_path, validation):
         assert len(parts["valid"]) == 10
 
 
+def test_held_out_speakers(small_release, tmp_path):
+    for number, validation in enumerate(("speaker", "development")):
+        parts = read_parts(
+            prepare_iemocap(
+                small_release, tmp_path / validation, 5, validation=validation, valid_speakers=2
+            )
+        )
+        people = {part: set(frame["spk_id"]) for part, frame in parts.items()}
+        assert sorted(name[-1] for name in people["valid"]) == ["F", "M"]
+        assert not people["valid"] & people["train"]
+        assert people["test"] == (people["valid"] if number else {"Ses05F", "Ses05M"})
+        assert len(people["train"]) == 6
+
+
 def test_valid_session_and_fraction(small_release, tmp_path):
     parts = read_parts(
         prepare_iemocap(small_release, tmp_path / "a", 1, validation="session", valid_session=4)

@@ -21,7 +21,7 @@ run_folder: results
 output_folder: !ref <run_folder>/fold_<fold>
 target: normalized
 alpha_e: 0.9
-words: {{F: woman}}
+terms: {{F: woman}}
 lr: 0.1
 """
 DEFAULT = Row("normalized", "small")
@@ -36,7 +36,7 @@ SETTINGS = Comparisons(
             (1, 2),
             [
                 Row("0.9", "small", {"alpha_e": 0.9}),
-                Row("0.5", "small", {"alpha_e": 0.5, "words": {"F": "a {gender}", "M": "man"}}),
+                Row("0.5", "small", {"alpha_e": 0.5, "terms": {"F": "a {gender}", "M": "man"}}),
                 Row("baseline", "other"),
             ],
         ),
@@ -122,7 +122,7 @@ def test_every_setting_runs_once_whichever_groups_it_stands_in(command, recipe, 
     assert (yaml, given["--alpha_e"], given["--lr"], given["--jobs"]) == (
         "small.yaml", "0.5", "0.2", "2",
     )  # fmt: skip
-    assert given["--words"] == '{"F": "a {gender}", "M": "man"}'
+    assert given["--terms"] == '{"F": "a {gender}", "M": "man"}'
     assert by_name["target_softmax"][1]["--target"] == "softmax"
     assert by_name["alpha_e_baseline"][0] == "other.yaml"
     rows = table(tmp_path)

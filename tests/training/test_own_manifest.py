@@ -14,9 +14,9 @@ import yaml
 import gemoclap_sb.training.cross_validation
 from gemoclap_sb.export import export
 from gemoclap_sb.inference import GEmoCLAPClassifier
-from gemoclap_sb.training import cross_validation, experiment
+from gemoclap_sb.training import cross_validation, experiment, grid, runs
 from gemoclap_sb.training.own_manifest import with_manifest
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+from gemoclap_sb.training.run_folder import ExperimentError, read_settings, recorded_manifest
 from tests.run_folders import ROOT, TINY
 
 HPARAMS = ROOT / "hparams"
@@ -91,6 +91,8 @@ def test_without_a_manifest_nothing_is_changed(name):
     path = str(HPARAMS / f"{name}.yaml")
     assert with_manifest(path, "seed: 3") == {"seed": 3}
     assert with_manifest(path, "") == {}
+    with pytest.raises(ExperimentError, match="each key once; found seed: 1 seed: 2.$"):
+        with_manifest(path, "seed: 1\nseed: 2")
 
 
 def test_corpus_without_gender_trains_emo_clap_and_classifies_with_its_words(
@@ -109,6 +111,8 @@ def test_corpus_without_gender_trains_emo_clap_and_classifies_with_its_words(
     second = sorted(table["session"].unique())[1]
     assert result["labels"] == list(words)
     assert result["n_test"] == (table["session"] == second).sum()
+    # For pictures of the recordings: relative paths start from where the manifest was.
+    assert all(Path(row["wav"]).is_file() for row in recorded_manifest(tmp_path / "run").values())
     classifier = GEmoCLAPClassifier.from_pretrained(export(tmp_path / "run", tmp_path / "model"))
     assert classifier.labels == list(words)
     assert classifier.prompts.words["emotion"] == words
@@ -118,6 +122,20 @@ def test_corpus_without_gender_trains_emo_clap_and_classifies_with_its_words(
     (tmp_path / "words.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     assert experiment.main(None, argv) == 2
     assert "run begun with other settings: prompts" in capsys.readouterr().err
+
+
+def test_a_table_of_many_runs_has_the_manifests_folds(manifest, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(runs.cross_validation, "main", lambda script, argv: asked.append(argv) or 1)
+    table = grid.Table("t", "T", ("emo", "ml"), ("scratch",), {})
+    script = ROOT / "recipes/IEMOCAP/gemoclap/train.py"
+    argv = ["--manifest", str(manifest), "--fold_column", "spk_id", "--number_of_folds", "3"]
+    argv += ["--output_folder", str(tmp_path), "--seeds", "1"]
+    assert grid.main(script, table, [*argv, "--list"]) == 0
+    assert capsys.readouterr().out.count("0 of 3 folds") == 2
+    # It needs no --data_folder.
+    assert grid.main(script, table, argv) == 1
+    assert [given[given.index("--manifest") + 1] for given in asked] == [str(manifest)] * 2
 
 
 @pytest.mark.parametrize("name", ["sl_scratch", "ml_scratch"])

@@ -51,6 +51,12 @@ def test_unknown_override_names_the_keys(hparams):
         read_settings(hparams, "alpha: 0.8")
 
 
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2", "weights: {emotion: 0.9", "extra"])
+def test_slips_of_the_command_line_are_one_line(hparams, text):
+    with pytest.raises(ExperimentError, match="expected --key value, each key once; found "):
+        read_settings(hparams, text)
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ExperimentError, match="no hyperparameter file .*none.yaml"):
         read_settings(tmp_path / "none.yaml")
@@ -82,6 +88,12 @@ def test_longer_training_elsewhere_is_the_same_run(hparams, tmp_path):
     (folder / "metrics.json").write_text("{}")
     with pytest.raises(ExperimentError, match=r"number_of_epochs \(was 3, now 9\)"):
         check_settings(folder, longer)
+
+
+def test_how_fast_a_run_is_is_no_setting_of_it(hparams, tmp_path):
+    hparams.write_text(YAML + "cache_gib: 2.0\nnum_workers: 0\n")
+    begin(tmp_path / "run", read_settings(hparams))
+    check_settings(tmp_path / "run", read_settings(hparams, "cache_gib: 0\nnum_workers: 2"))
 
 
 def test_schedule_over_the_epochs_fixes_their_number(hparams, tmp_path):

@@ -37,7 +37,7 @@ EXPECTED = {
     "session": {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241},
 }
 FOLDS = (1, 2, 3, 4, 5)
-VALIDATIONS = ("random", "session", "test")
+VALIDATIONS = ("random", "session", "speaker", "development", "test")
 
 # [6.2901 - 8.2357]	Ses01F_impro01_F000	neu	[2.5000, 2.5000, 2.5000]
 _SUMMARY_LINE = re.compile(
@@ -56,6 +56,7 @@ def prepare_iemocap(
     validation: str = "random",
     valid_fraction: float = 0.1,
     valid_session: int | None = None,
+    valid_speakers: int | list[str] = 2,
     seed: int = 1,
     expect_full_release: bool = True,
 ) -> dict[str, Any]:
@@ -81,14 +82,19 @@ def prepare_iemocap(
         1 to 5: the session to test on.
     validation : str
         ``"random"``: a share of the training sessions, stratified by emotion
-        and speaker. ``"session"``: one training session. ``"test"``: the test
-        session, as some papers do; the notes then say so.
+        and speaker. ``"session"``: one training session. ``"speaker"``: speakers of
+        the training sessions. ``"development"``: likewise, and tested on them too, for
+        choosing settings. ``"test"``: the test session, as some papers do; the notes
+        then say so.
     valid_fraction : float
         The share held out by ``"random"``.
     valid_session : int, optional
         The session held out by ``"session"``; by default the one after ``fold``.
+    valid_speakers : int or list of str
+        How many speakers ``"speaker"`` and ``"development"`` hold out, women and men in
+        turn, or which.
     seed : int
-        Seeds ``"random"``.
+        Seeds ``"random"``, ``"speaker"`` and ``"development"``.
     expect_full_release : bool
         Warn where the counts are not the published ones. Turn it off for a
         folder that is known to be something else, such as a part.
@@ -113,6 +119,7 @@ def prepare_iemocap(
         "validation": validation,
         "valid_fraction": valid_fraction,
         "valid_session": valid_session,
+        "valid_speakers": valid_speakers,
         "seed": seed,
         "expect_full_release": expect_full_release,
     }
@@ -125,6 +132,7 @@ def prepare_iemocap(
         EXPECTED if expect_full_release else None,
         valid_fraction=valid_fraction,
         valid_session=valid_session,
+        valid_speakers=valid_speakers,
     )
 
 
@@ -273,6 +281,7 @@ def main() -> None:
     parser.add_argument("--validation", choices=VALIDATIONS, default="random")
     parser.add_argument("--valid_fraction", type=float, default=0.1)
     parser.add_argument("--valid_session", type=int)
+    parser.add_argument("--valid_speakers", type=int, default=2, help="women and men in turn")
     parser.add_argument("--seed", type=int, default=1)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
