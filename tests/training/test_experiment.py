@@ -164,10 +164,8 @@ def test_one_speaker_has_no_intervals(small_manifests, tmp_path, capsys):
 
 def test_last_epoch_is_tested_and_exported_when_asked(small_manifests, tmp_path):
     folder = tmp_path / "run"
-    sl = (ROOT / "hparams/sl_scratch.yaml").read_text() + "\nselect_by: epoch\n"
-    (tmp_path / "last.yaml").write_text(sl)
-    _, *options = own_manifests(small_manifests, folder, cross_entropy_weight=0.5)
-    assert main(None, [str(tmp_path / "last.yaml"), *options]) == 0
+    given = {"cross_entropy_weight": 0.5, "select_by": "epoch"}
+    assert main(None, own_manifests(small_manifests, folder, **given)) == 0
     result = metrics_of(folder)
     assert result["epoch"] == 2
     (kept,) = (folder / "save").glob("CKPT*")
@@ -193,10 +191,7 @@ def test_last_epoch_is_tested_and_exported_when_asked(small_manifests, tmp_path)
 def test_impossible_option_is_told_before_training(
     option, message, small_manifests, tmp_path, capsys
 ):
-    sl = (ROOT / "hparams/sl_scratch.yaml").read_text() + "\nselect_by: uar\n"
-    (tmp_path / "sl.yaml").write_text(sl)
-    _, *options = own_manifests(small_manifests, tmp_path / "run", **option)
-    assert main(None, [str(tmp_path / "sl.yaml"), *options]) == 2
+    assert main(None, own_manifests(small_manifests, tmp_path / "run", **option)) == 2
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "run/save").glob("CKPT*"))
 
@@ -225,7 +220,9 @@ def test_curves_show_every_epoch(small_manifests, tmp_path, monkeypatch):
     monkeypatch.setattr(
         gemoclap_sb.training.experiment,
         "draw_training_curves",
-        lambda history, path: drawn.append([r["epoch"] for r in history]) or real(history, path),
+        lambda history, path, tested: (
+            drawn.append(([r["epoch"] for r in history], tested)) or real(history, path, tested)
+        ),
     )
     monkeypatch.setattr(
         gemoclap_sb.training.gemoclap_brain,
@@ -233,7 +230,7 @@ def test_curves_show_every_epoch(small_manifests, tmp_path, monkeypatch):
         falling(classification_metrics),
     )
     assert main(None, own_manifests(small_manifests, tmp_path / "run", number_of_epochs=3)) == 0
-    assert drawn == [[1, 2, 3]]
+    assert drawn == [([1, 2, 3], 1)]
     assert metrics_of(tmp_path / "run")["epoch"] == 1
 
 
