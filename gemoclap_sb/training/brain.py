@@ -14,12 +14,15 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
+from speechbrain.utils.logger import get_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
 from gemoclap_sb.training.checkpoints import best_key
 from gemoclap_sb.training.run_folder import ExperimentError
+
+logger = get_logger(__name__)
 
 Rows = Mapping[str, Mapping[str, object]]
 
@@ -80,6 +83,16 @@ class ResumableBrain(sb.Brain):
         sign = -1 if self.selected_by == "loss" else 1
         key = "epoch" if self.selected_by == "epoch" else f"valid_{self.selected_by}"
         return max(history, key=lambda r: (sign * r[key], r["epoch"]), default=None)
+
+    def on_fit_start(self) -> None:
+        """Before training."""
+        slow = torch.backends.cpu.get_cpu_capability() == "AVX2"
+        if slow and torch.device(self.device).type == "cpu" and self.precision == "bf16":
+            logger.warning(
+                "--precision bf16: this processor (AVX2) computes in bf16 several times more "
+                "slowly than in float32. Leave the option out here."
+            )
+        super().on_fit_start()
 
     def init_optimizers(self) -> None:
         """Make the optimiser, with a parameter group for each module of `own_rates`."""

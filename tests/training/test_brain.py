@@ -231,6 +231,21 @@ def test_interrupted_run_draws_and_learns_what_an_uninterrupted_one_does(tmp_pat
     torch.testing.assert_close(resumed.modules.line.weight, whole.modules.line.weight)
 
 
+@pytest.mark.parametrize(
+    ("capability", "precision", "warned"),
+    [("AVX2", "bf16", 1), ("AVX2", "fp32", 0), ("AVX512", "bf16", 0)],
+)
+def test_bf16_without_the_instructions_is_warned_of(
+    tmp_path, caplog, monkeypatch, capability, precision, warned
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    brain = line_brain(tmp_path)
+    brain.precision = precision
+    brain.on_fit_start()
+    found = [r.getMessage() for r in caplog.records if "--precision bf16" in r.getMessage()]
+    assert len(found) == warned
+
+
 class TwoRatesBrain(LineBrain):
     def own_rates(self):
         yield self.modules.line, 0.01
