@@ -178,6 +178,9 @@ class _Placed(torch.autograd.Function):
 
 def _placed(some: Tensor, positions: Tensor, rows: int) -> Tensor:
     matrix = some.new_zeros(rows, some.shape[1])
+    if torch.compiler.is_compiling():
+        # In place, or of floats seen as integers, it would lose the gradient or not compile.
+        return matrix.index_copy(0, positions, some)
     if some.shape[1] * some.element_size() % 8:
         return matrix.index_copy_(0, positions, some)
     # Element by element on a CPU, so that fewer and wider ones are faster.

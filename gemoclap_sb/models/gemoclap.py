@@ -177,8 +177,7 @@ class GEmoCLAP(PooledAudio):
                 f"sentences: expected the heads {list(self.heads)}, found {sorted(sentences)}."
             )
         pooled = self.pool(wavs, wav_lens)
-        flat = [sentence for head in self.heads for sentence in sentences[head]]
-        texts = self.encode_text(flat).split([len(sentences[head]) for head in self.heads])
+        texts = self._texts(sentences)
         return {
             head: ContrastiveOutput(
                 audio=normalized(self.audio_projections[head](pooled)),
@@ -189,6 +188,11 @@ class GEmoCLAP(PooledAudio):
             )
             for head, text in zip(self.heads, texts, strict=True)
         }
+
+    @torch.compiler.disable  # or each list of sentences would be compiled anew
+    def _texts(self, sentences: Mapping[str, Sequence[str]]) -> Sequence[Tensor]:
+        flat = [sentence for head in self.heads for sentence in sentences[head]]
+        return self.encode_text(flat).split([len(sentences[head]) for head in self.heads])
 
     def _class_logits(self, head: str, pooled: Tensor) -> Tensor | None:
         if head not in self.classifiers:

@@ -100,3 +100,20 @@ def test_gradient_of_valid_frames():
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     norm, positions = nn.BatchNorm1d(3).double(), torch.tensor([0, 1, 2, 4, 5])
     assert torch.autograd.gradcheck(lambda x: normalize_valid(norm, x, positions).square(), x)
+
+
+@pytest.mark.slow
+def test_valid_frames_are_the_same_compiled():
+    torch.manual_seed(0)
+    x, positions = torch.randn(2, 4, 5, requires_grad=True), torch.tensor([0, 1, 2, 5, 6, 7, 8, 9])
+
+    def step(function):
+        found = function(nn.BatchNorm1d(4), x, positions)
+        (gradient,) = torch.autograd.grad(found.pow(3).sum(), x)
+        return found, gradient
+
+    # With inductor, whose passes refuse what other backends take.
+    for compiled, eager in zip(
+        step(torch.compile(normalize_valid)), step(normalize_valid), strict=True
+    ):
+        torch.testing.assert_close(compiled, eager)

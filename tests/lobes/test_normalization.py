@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gemoclap_sb.lobes.normalization import SentenceNormalization
+from gemoclap_sb.lobes.normalization import SentenceNormalization, TrainingSetNormalization
 
 
 def test_running_statistics_weigh_the_first_steps_alike_and_later_ones_by_momentum():
@@ -42,3 +42,15 @@ def test_a_step_has_its_gradients_after_another_one(count):
     output = torch.nn.functional.batch_norm(vectors, mean, variance, training=count > 1)
     [expected] = torch.autograd.grad((output * weights).sum(), vectors)
     torch.testing.assert_close(found, expected)
+
+
+def test_training_set_is_counted_when_compiled_for_any_length():
+    torch.manual_seed(0)
+    normalization = TrainingSetNormalization(3)
+    compiled = torch.compile(normalization, backend="eager", dynamic=True)
+    batches = [torch.randn(2, frames, 3) for frames in (7, 9, 11)]
+    for batch in batches:
+        compiled(batch, torch.ones(*batch.shape[:2], 1, dtype=torch.bool))
+    seen = torch.cat([batch.flatten(0, 1) for batch in batches]).numpy()
+    np.testing.assert_allclose(normalization.mean, seen.mean(0), atol=1e-6)
+    np.testing.assert_allclose(normalization.deviation, seen.std(0), rtol=1e-5)

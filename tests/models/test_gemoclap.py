@@ -100,6 +100,22 @@ def test_encoders_run_once_for_all_heads():
     assert text.asked == [["a", "bb", "ccc"]]
 
 
+def test_other_sentences_are_no_reason_to_compile_again():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = GEmoCLAP(MyLobe(), CountingTextEncoder(), embedding_size=4, audio_size=6)
+    compiled = torch.compile(model, backend=backend)
+    compiled(*batch(), {"emotion": ["a", "bb", "a"]})
+    first = len(graphs)
+    found = compiled(*batch(), {"emotion": ["bb", "ccc", "dddd"]})["emotion"].text
+    assert len(graphs) == first > 0
+    torch.testing.assert_close(found, model.encode_text(["bb", "ccc", "dddd"]))
+
+
 def test_distinct_prompts_give_the_loss_and_gradients_of_all_prompts():
     model = scratch_model().eval()
     sentences = [f"this person sounds {WORDS[i % 3]}" for i in range(12)]
