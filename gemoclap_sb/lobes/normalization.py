@@ -47,7 +47,7 @@ class TrainingSetNormalization(nn.Module):
             self._count(features.detach(), mask)
         return (features - self.mean) / self.deviation.clamp(min=1e-5)
 
-    @torch.compiler.disable  # it takes the shapes of SpeechBrain's assertions for others
+    @torch.compiler.disable  # SpeechBrain's assertions fail when traced for any length
     @torch.no_grad()
     def _count(self, features: Tensor, mask: Tensor) -> None:
         now = int(self.count), self.mean, self.deviation
