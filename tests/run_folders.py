@@ -21,7 +21,10 @@ from gemoclap_sb.lobes import (
 )
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.training import runs
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer
+from gemoclap_sb.training.cross_validation import Plan
+from gemoclap_sb.training.fold_processes import Fold
 from tests.small_models import save_small_roberta, save_small_ssl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +55,41 @@ def own_manifests(manifests: dict, output: Path, *flags: str, **options: object)
     given = {f"{split}_csv": manifests[f"{split}_csv"] for split in ("train", "valid", "test")}
     given |= {"data_folder": manifests["data_root"], **options}
     return tiny_run(output, *flags, **given)
+
+
+class Runs:
+    """Takes the place of many cross-validations; `train` does all folds of one, in this process.
+
+    ``argv`` has what each was asked for, ``jobs`` how many folds at a time.
+    """
+
+    def __init__(self, monkeypatch):
+        self.argv, self.jobs = [], None
+        monkeypatch.setattr(runs.cross_validation, "plan", self._plan)
+        monkeypatch.setattr(runs, "run_folds", self._run_folds)
+
+    def train(self, argv: list[str]) -> int:
+        """Write the folds' results; the exit status of the first that failed, or 0."""
+        raise NotImplementedError
+
+    def summarize(self, argv: list[str]) -> None:
+        """What follows when all folds of a run are there."""
+
+    def _plan(self, train_script, argv, called):
+        self.argv.append(argv)
+        folder = Path(argv[argv.index("--output_folder") + 1])
+        finished = (folder / "fold_2/metrics.json").exists()
+        folds = [] if finished else [Fold(1, 1, folder, tuple(argv), called)]
+        return Plan(folds, lambda: self.summarize(argv))
+
+    def _run_folds(self, folds, jobs, finished):
+        self.jobs, failed = jobs, {}
+        for fold in folds:
+            if status := self.train(list(fold.command)):
+                failed[fold.run] = status
+            else:
+                finished(fold)
+        return failed
 
 
 def make_prompts() -> Prompts:

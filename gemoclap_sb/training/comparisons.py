@@ -164,7 +164,6 @@ def plan(
             check_data(settings)
         kept = {key: value for key, value in settings.items() if key not in UNRECORDED}
         name = names.setdefault(json.dumps(kept, sort_keys=True), group.name(row))
-        argv += [] if options.jobs is None else ["--jobs", str(options.jobs)]
         for seed in options.seeds or group.seeds:
             folder = Path(options.output_folder) / name / f"seed_{seed}"
             own = ["--seed", str(seed), "--output_folder", str(folder)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,37 @@ def cross_validate(train_script: Path, argv: Sequence[str], jobs: int = 1) -> in
 
     Writes ``fold_1/`` to ``fold_N/``, the pooled ``predictions.csv``, ``cv_metrics.json``,
     ``cv_report.md`` and ``cv_folds.png`` into the experiment's ``run_folder``, or into
-    ``--output_folder`` where that is given. ``jobs`` folds run at a time; with more than one each
-    has its share of the cores, and its output goes to ``console.log`` in its folder.
-    ExperimentError if ``--fold`` is given, or a
-    finished fold has other settings.
+    ``--output_folder`` where that is given. ``jobs`` folds run at a time (`run_folds`).
+    ExperimentError for what `plan` refuses.
     """
+    check_jobs(jobs)
+    planned = plan(train_script, argv)
+    if failed := run_folds(planned.missing, jobs):
+        return next(iter(failed.values()))
+    planned.summarize()
+    return 0
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse a number of folds at a time that cannot be; ExperimentError."""
     if jobs < 1:
         raise ExperimentError(f"--jobs: expected 1 or more, found {jobs}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cross-validation still has to do: the folds that are missing, then the summary."""
+
+    missing: list[Fold]
+    summarize: Callable[[], None]
+
+
+def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
+    """Find what is missing; arguments of `main`, without ``--jobs``.
+
+    ``called`` is what messages call this run, where there are several. ExperimentError if
+    ``--fold`` is given, or a finished fold has other settings.
+    """
     hparams_file, _, overrides = sb.parse_arguments(list(argv))
     given = with_manifest(hparams_file, overrides)
     if "fold" in given:
@@ -81,7 +106,8 @@ def cross_validate(train_script: Path, argv: Sequence[str], jobs: int = 1) -> in
         )
     root = Path(given.get("output_folder") or settings["run_folder"])
     passed = _without_option(argv, "--output_folder")
-    folders = [root / f"fold_{fold}" for fold in range(1, int(settings["number_of_folds"]) + 1)]
+    total = int(settings["number_of_folds"])
+    folders = [root / f"fold_{fold}" for fold in range(1, total + 1)]
     missing = []
     for fold, folder in enumerate(folders, start=1):
         if is_finished(folder):
@@ -92,11 +118,11 @@ def cross_validate(train_script: Path, argv: Sequence[str], jobs: int = 1) -> in
             print(f"fold {fold}: finished before, in {folder}", flush=True)
         else:
             own = ["--fold", str(fold), "--output_folder", str(folder)]
-            missing.append(Fold(fold, folder, (sys.executable, str(train_script), *passed, *own)))
-    if status := run_folds(missing, jobs, len(folders)):
-        return status
-    _write_summary(root, folders, hparams_file, settings, train_script, argv)
-    return 0
+            command = (sys.executable, str(train_script), *passed, *own)
+            missing.append(Fold(fold, total, folder, command, called))
+    return Plan(
+        missing, lambda: _write_summary(root, folders, hparams_file, settings, train_script, argv)
+    )
 
 
 def _write_summary(

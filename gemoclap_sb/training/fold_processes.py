@@ -1,7 +1,8 @@
 """Folds as processes: one after the other on the terminal, or some side by side.
 
 Side by side each fold has its share of the cores, since threads of several trainings on
-the same cores wait for each other, and its output goes to a file in its folder.
+the same cores wait for each other, and its output goes to a file in its folder. Folds of several
+runs wait in one queue, so that no core idles at the end of each run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,57 +28,93 @@ _SECONDS_TO_END = 10.0
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold that is to run: its number, its folder, and the command that runs it."""
+    """A fold that is to run: its number of how many, its folder, and the command that runs it.
+
+    ``run`` is what messages call the run that it is part of, where there are several.
+    """
 
     number: int
+    total: int
     folder: Path
     command: tuple[str, ...]
+    run: str = ""
+
+    def __str__(self) -> str:
+        fold = f"fold {self.number} of {self.total}"
+        return f"{self.run}, {fold}" if self.run else fold
 
 
-def run_folds(folds: Sequence[Fold], jobs: int, total: int) -> int:
-    """Run folds, ``jobs`` at a time; 0, or the exit status of the first that failed.
+Finished = Callable[[Fold], object]
 
-    No fold is started after one has failed; those under way go on to their end. ``total``
-    is the number of folds that the experiment has.
+
+def run_folds(
+    folds: Sequence[Fold], jobs: int, finished: Finished = lambda fold: None
+) -> dict[str, int]:
+    """Run folds in their order, ``jobs`` at a time, and say which runs failed.
+
+    No fold of a run is started after one of it has failed; those under way go on to their end,
+    and those of other runs too.
+
+    Parameters
+    ----------
+    folds : Sequence[Fold]
+        What is to run.
+    jobs : int
+        Folds at a time. One alone has the terminal; of several each writes to ``console.log`` in
+        its folder.
+    finished : Callable[[Fold], object], optional
+        Called, in this process, with each fold that has ended well.
+
+    Returns
+    -------
+    dict[str, int]
+        ``Fold.run`` of each run that failed, and the exit status of its first fold that did.
     """
     if jobs > 1:
-        return _side_by_side(folds, jobs, total)
+        return _side_by_side(folds, jobs, finished)
+    failed: dict[str, int] = {}
     for fold in folds:
-        print(f"fold {fold.number} of {total}: {fold.folder}", flush=True)
+        if fold.run in failed:
+            continue
+        print(f"{fold}: {fold.folder}", flush=True)
         if status := subprocess.run(fold.command, env=environment_for(1)).returncode:
             print(_failure(fold, status), file=sys.stderr)
-            return status
-    return 0
+            failed[fold.run] = status
+        else:
+            finished(fold)
+    return failed
 
 
-def _side_by_side(folds: Sequence[Fold], jobs: int, total: int) -> int:
-    waiting, failed = list(folds), 0
+def _side_by_side(folds: Sequence[Fold], jobs: int, finished: Finished) -> dict[str, int]:
+    waiting = list(folds)
+    failed: dict[str, int] = {}
     running: dict[Fold, subprocess.Popen] = {}
     environment = environment_for(jobs)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, before)
         # None: on a terminal only, where the lines below are printed above it.
-        bar = stack.enter_context(
-            tqdm(total=total, initial=total - len(folds), desc="folds", disable=None)
-        )
+        bar = stack.enter_context(tqdm(total=len(folds), desc="folds", disable=None))
         stack.callback(_end, running)
-        while running or (waiting and not failed):
-            while waiting and not failed and len(running) < jobs:
+        while running or waiting:
+            while waiting and len(running) < jobs:
                 fold = waiting.pop(0)
                 running[fold] = _start(fold, environment)
-                _say(f"fold {fold.number} of {total}: started, its output is in {_log(fold)}")
+                _say(f"{fold}: started, its output is in {_log(fold)}")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             for fold, process in list(running.items()):
                 if (status := process.poll()) is None:
                     continue
                 del running[fold]
                 if status:
-                    failed = failed or status
+                    failed.setdefault(fold.run, status)
+                    waiting = [other for other in waiting if other.run != fold.run]
                     _say(f"{_failure(fold, status)} The end of {_log(fold)}:\n{_tail(fold)}", True)
                 else:
                     bar.update()
-                    _say(f"fold {fold.number} of {total}: finished")
+                    _say(f"{fold}: finished")
+                    with tqdm.external_write_mode():
+                        finished(fold)
     return failed
 
 
@@ -133,10 +170,8 @@ def _tail(fold: Fold) -> str:
 
 def _failure(fold: Fold, status: int) -> str:
     if status == COULD_NOT_START:
-        return f"fold {fold.number} could not start (exit status {status})."
-    return (
-        f"fold {fold.number} failed with exit status {status}; the same command goes on from there."
-    )
+        return f"{fold} could not start (exit status {status})."
+    return f"{fold} failed with exit status {status}; the same command goes on from there."
 
 
 def _say(line: str, is_error: bool = False) -> None:

@@ -124,7 +124,6 @@ def plan(train_script: Path, options: argparse.Namespace, passed: Sequence[str])
                 settings = resolved(path, argv)
                 if not (options.list or options.tables_only):
                     check_data(settings)
-                argv += [] if options.jobs is None else ["--jobs", str(options.jobs)]
                 folds = int(settings["number_of_folds"])
                 called = f"{path.stem}, seed {seed}"
                 run = called, folder, folds, [str(path), *argv]

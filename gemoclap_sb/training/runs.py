@@ -11,7 +11,8 @@ import contextlib
 import io
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gemoclap_sb.evaluation.comparison import FoldScore
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
 from gemoclap_sb.files import read_json
 from gemoclap_sb.training import cross_validation
+from gemoclap_sb.training.fold_processes import Fold, run_folds
 from gemoclap_sb.training.own_manifest import with_manifest
 from gemoclap_sb.training.run_folder import (
     METRICS,
@@ -64,6 +66,7 @@ def conduct(
     2 if they could not start as asked.
     """
     try:
+        cross_validation.check_jobs(options.jobs)
         runs, write = plan()
         if options.list:
             print("\n".join(map(_listed, runs)))
@@ -72,7 +75,7 @@ def conduct(
         paths = _written(write)
         failed = []
         if not options.tables_only:
-            failed = run_all(train_script, runs, lambda: _written(write))
+            failed = run_all(train_script, runs, options.jobs, lambda: _written(write))
     except ExperimentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -88,10 +91,18 @@ def conduct(
 
 
 def run_all(
-    train_script: Path, runs: Sequence[CrossValidation], after_each: Callable[[], object]
+    train_script: Path,
+    runs: Sequence[CrossValidation],
+    jobs: int,
+    after_each: Callable[[], object],
 ) -> list[str]:
-    """Cross-validate each run, call ``after_each``, and say which runs failed, and how."""
-    failed = []
+    """Run the missing folds of all runs, ``jobs`` at a time, and say which runs failed, and how.
+
+    The folds of a run come before those of the next, and its summary is written, and
+    ``after_each`` called, when it has all of its folds.
+    """
+    failed: dict[str, int] = {}
+    plans: dict[str, cross_validation.Plan] = {}
     for number, run in enumerate(runs, start=1):
         finished = None not in run.scores()
         state = " (finished before)" if finished else ""
@@ -99,24 +110,45 @@ def run_all(
         # A finished one goes there too, to be refused if its settings are others; its report
         # was printed when it ran.
         quiet = contextlib.redirect_stdout(io.StringIO()) if finished else contextlib.nullcontext()
-        try:
-            with quiet:
-                status = cross_validation.main(train_script, run.argv)
-        except Exception:
-            # Whatever it is, the other runs have days of work to do.
-            traceback.print_exc()
-            status = 1
-        if status:
-            failed.append(f"{run.called} (exit status {status})")
-        after_each()
-    return failed
+        with _recorded_failure(run.called, failed), quiet:
+            planned = cross_validation.plan(train_script, run.argv, run.called)
+            plans[run.called] = planned
+            if not planned.missing:
+                planned.summarize()
+    waiting = [fold for planned in plans.values() for fold in planned.missing]
+    missing = Counter(fold.run for fold in waiting)
+
+    def one_less(fold: Fold) -> None:
+        missing[fold.run] -= 1
+        if not missing[fold.run]:
+            with _recorded_failure(fold.run, failed):
+                plans[fold.run].summarize()
+            after_each()
+
+    failed |= run_folds(waiting, jobs, one_less)
+    if failed:
+        after_each()  # They may have some of their folds.
+    return [f"{called} (exit status {status})" for called, status in failed.items()]
+
+
+@contextlib.contextmanager
+def _recorded_failure(called: str, failed: dict[str, int]) -> Iterator[None]:
+    """Record a run that cannot be done: whatever it is, the others have days of work to do."""
+    try:
+        yield
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        failed[called] = 2
+    except Exception:
+        traceback.print_exc()
+        failed[called] = 1
 
 
 def add_options(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add the options that `conduct` reads; ``folder`` is the default of ``--output_folder``."""
     add = parser.add_argument
     add("--output_folder", default=folder, help=folder)
-    add("--jobs", type=int, help="folds side by side, as cross_validate.py takes it")
+    add("--jobs", type=int, default=1, help="folds side by side, of whichever runs")
     add("--list", action="store_true", help="list the runs and what is finished, and end")
     add("--tables_only", action="store_true", help="write the tables from what is there")
 

@@ -13,10 +13,10 @@ from sklearn.metrics import recall_score
 from gemoclap_sb.data.manifests import write_manifest
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
 from gemoclap_sb.files import write_json
-from gemoclap_sb.training import cross_validation, experiment
+from gemoclap_sb.training import experiment, runs
 from tests.conftest import ROOT, load_script
 from tests.recipes.corpora import ACROSS, write_corpora
-from tests.run_folders import TINY
+from tests.run_folders import TINY, Runs
 
 load_script(ROOT / "recipes/RAVDESS/gemoclap/ravdess_prepare.py")
 load_script(ROOT / "recipes/nEMO/gemoclap/nemo_prepare.py")
@@ -81,29 +81,33 @@ def finish_run(folder, protocol, seed, folds=None):
         finish(folder / f"fold_{fold}", train, test, 10 * seed + fold)
 
 
-class Training:
-    """Takes the place of cross-validation: records what it is asked for, and writes results."""
+class Training(Runs):
+    """Writes results, but of runs that are to fail."""
 
-    def __init__(self):
-        self.asked, self.fails = [], {}
+    def __init__(self, monkeypatch):
+        super().__init__(monkeypatch)
+        self.fails = set()
 
-    def main(self, train_script, argv):
-        given = dict(zip(argv[1::2], argv[2::2], strict=True))
-        run = (given["--protocol"], int(given["--seed"]))
-        self.asked.append((*run, given))
-        if error := self.fails.get(run):
-            raise error
-        folder = across.Path(given["--output_folder"])
-        if not folder.exists():
-            finish_run(folder, *run)
+    @property
+    def asked(self):
+        return [asked_for(argv) for argv in self.argv]
+
+    def train(self, argv):
+        protocol, seed, given = asked_for(argv)
+        if (protocol, seed) in self.fails:
+            return 1
+        finish_run(across.Path(given["--output_folder"]), protocol, seed)
         return 0
+
+
+def asked_for(argv):
+    given = dict(zip(argv[1::2], argv[2::2], strict=True))
+    return given["--protocol"], int(given["--seed"]), given
 
 
 @pytest.fixture
 def training(monkeypatch):
-    training = Training()
-    monkeypatch.setattr(cross_validation, "main", training.main)
-    return training
+    return Training(monkeypatch)
 
 
 def expected(folders, corpus, labels):
@@ -234,7 +238,7 @@ def test_runs_of_a_corpus_alone_fill_the_diagonal(tmp_path, capsys):
 
 
 def test_every_seed_and_protocol_runs_and_a_failed_one_stops_no_other(training, tmp_path, capsys):
-    training.fails = {("both", 1): MemoryError("too little")}
+    training.fails = {("both", 1)}
     given = [*FOLDERS, "--seeds", "1,2", "--jobs", "2", "--lr", "0.1", "--output_folder"]
     assert across.main([*given, str(tmp_path)]) == 1
     assert [run[:2] for run in training.asked] == [
@@ -243,11 +247,8 @@ def test_every_seed_and_protocol_runs_and_a_failed_one_stops_no_other(training, 
     for protocol, seed, options in training.asked:
         assert options["--number_of_folds"] == {"transfer": "2", "both": "4"}[protocol]
         assert options["--output_folder"] == str(tmp_path / protocol / f"seed_{seed}")
-        assert (options["--jobs"], options["--lr"], options["--nemo_folder"]) == (
-            "2",
-            "0.1",
-            "nEMO",
-        )
+        assert (options["--lr"], options["--nemo_folder"]) == ("0.1", "nEMO")
+    assert training.jobs == 2
     assert "1 of 4 runs failed: both, seed 1" in capsys.readouterr().err
     assert "| both | – (1 of 2 seeds) |" in (tmp_path / "across.md").read_text()
 
@@ -303,12 +304,13 @@ def test_damaged_results_are_told_before_anything_runs(
 def test_whole_on_small_corpora(monkeypatch, tmp_path):
     """Every protocol trains and is tested; the folds run in this process, which has torch."""
 
-    def run_folds(folds, jobs, total):
+    def run_folds(folds, jobs, finished):
         for fold in folds:
             assert experiment.main(prepare.prepare_across, list(fold.command[2:])) == 0
-        return 0
+            finished(fold)
+        return {}
 
-    monkeypatch.setattr(cross_validation, "run_folds", run_folds)
+    monkeypatch.setattr(runs, "run_folds", run_folds)
     small = {key: of for key, of in TINY.items() if key != "number_of_folds"}
     options = {**write_corpora(tmp_path), **small, "number_of_epochs": 1, "device": "cpu"}
     given = [part for key, of in options.items() for part in (f"--{key}", str(of))]

@@ -52,11 +52,11 @@ def in_process(monkeypatch):
     """Folds run in this process, which has torch loaded; how many did is recorded."""
     ran = []
 
-    def run_folds(folds, jobs, total):
+    def run_folds(folds, jobs):
         for fold in folds:
             ran.append(fold.number)
             assert experiment.main(prepare.prepare_across, list(fold.command[2:])) == 0
-        return 0
+        return {}
 
     monkeypatch.setattr(cross_validation, "run_folds", run_folds)
     return ran

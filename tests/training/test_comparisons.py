@@ -8,8 +8,9 @@ import re
 import pytest
 
 from gemoclap_sb.files import write_json
-from gemoclap_sb.training import comparisons, runs
+from gemoclap_sb.training import comparisons
 from gemoclap_sb.training.comparisons import Comparisons, Group, Row
+from tests.run_folders import Runs
 
 YAML = """
 experiment: {name}
@@ -61,19 +62,22 @@ def script(tmp_path):
     return tmp_path / "recipe/train.py"
 
 
-class Recipe:
-    """Takes the place of cross-validation: records what it is asked for, and writes results."""
+class Recipe(Runs):
+    """Writes results; of what is to fail, those of the first fold alone."""
 
-    def __init__(self):
-        self.asked, self.fails, self.after = [], {}, None
+    def __init__(self, monkeypatch):
+        super().__init__(monkeypatch)
+        self.fails = set()
 
-    def main(self, train_script, argv):
-        given = dict(zip(argv[1::2], argv[2::2], strict=True))
-        name, seed = given["--output_folder"].split("/")[-2:]
-        self.asked.append((name, seed.removeprefix("seed_"), argv[0].split("/")[-1], given))
+    @property
+    def asked(self):
+        return [asked_for(argv) for argv in self.argv]
+
+    def train(self, argv):
+        name, _, _, given = asked_for(argv)
         for fold in (1, 2):
             if fold == 2 and name in self.fails:
-                raise self.fails[name]
+                return 1
             uar = UARS.get(name, 0.3) + 0.01 * fold * int(given["--seed"])
             self.finish(f"{given['--output_folder']}/fold_{fold}", uar)
         return 0
@@ -89,10 +93,15 @@ class Recipe:
         return [asked[:2] for asked in self.asked]
 
 
+def asked_for(argv):
+    given = dict(zip(argv[1::2], argv[2::2], strict=True))
+    name, seed = given["--output_folder"].split("/")[-2:]
+    return name, seed.removeprefix("seed_"), argv[0].split("/")[-1], given
+
+
 @pytest.fixture
 def recipe(monkeypatch):
-    recipe = Recipe()
-    monkeypatch.setattr(runs.cross_validation, "main", recipe.main)
+    recipe = Recipe(monkeypatch)
     # Drawn after every run, half a second each time.
     monkeypatch.setattr(comparisons, "draw_groups", lambda *arguments: None)
     return recipe
@@ -119,9 +128,8 @@ def test_every_setting_runs_once_whichever_groups_it_stands_in(command, recipe, 
     assert recipe.runs == ALL
     by_name = {asked[0]: asked[2:] for asked in recipe.asked}
     yaml, given = by_name["alpha_e_0.5"]
-    assert (yaml, given["--alpha_e"], given["--lr"], given["--jobs"]) == (
-        "small.yaml", "0.5", "0.2", "2",
-    )  # fmt: skip
+    assert (yaml, given["--alpha_e"], given["--lr"]) == ("small.yaml", "0.5", "0.2")
+    assert recipe.jobs == 2 and "--jobs" not in given
     assert given["--terms"] == '{"F": "a {gender}", "M": "man"}'
     assert by_name["target_softmax"][1]["--target"] == "softmax"
     assert by_name["alpha_e_baseline"][0] == "other.yaml"
@@ -154,7 +162,7 @@ def test_some_runs_alone_and_the_table_is_whole(command, recipe, tmp_path):
         rows["target", "normalized"]["folds_finished"],
         rows["target", "softmax"]["uar_percent"],
     ) == ("2", "")
-    recipe.asked.clear()
+    recipe.argv.clear()
     # By another name of the same run, with the seeds of its group.
     assert command("--only", "alpha_e_0.9, target_softmax") == 0
     softmax = [("target_softmax", seed) for seed in "123"]
@@ -168,25 +176,25 @@ def test_an_option_may_be_a_key_that_only_other_rows_change(command, recipe):
 
 
 def test_a_failed_run_stops_no_other_and_runs_again(command, recipe, tmp_path, capsys):
-    recipe.fails = {"target_softmax": RuntimeError("disk full")}
+    recipe.fails = {"target_softmax"}
     assert command("--seeds", "1") == 1
     assert recipe.runs == [run for run in ALL if run[1] == "1"]
     assert "1 of 4 runs failed: target_softmax, seed 1" in capsys.readouterr().err
     row = table(tmp_path)["target", "softmax"]
     assert (row["folds_finished"], row["uar_percent"], row["p"]) == ("1", "", "")
-    recipe.fails = {}
+    recipe.fails = set()
     assert command("--seeds", "1") == 0
     assert table(tmp_path)["target", "softmax"]["uar_percent"] == "61.5000"
 
 
 def test_tables_follow_every_run(command, recipe, tmp_path, monkeypatch):
-    seen = []
+    seen, train = [], recipe.train
 
-    def watch(train_script, argv):
+    def watch(argv):
         seen.append(sum(int(row["folds_finished"]) for row in table(tmp_path).values()))
-        return recipe.main(train_script, argv)
+        return train(argv)
 
-    monkeypatch.setattr(runs.cross_validation, "main", watch)
+    monkeypatch.setattr(recipe, "train", watch)
     assert command("--seeds", "1") == 0
     # The first stands in two groups.
     assert seen == [0, 4, 6, 8]

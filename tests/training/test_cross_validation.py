@@ -82,14 +82,15 @@ def test_folds_without_predictions_are_not_pooled(small_run, tmp_path, capsys):
 def test_jobs_are_no_part_of_what_was_run(small_run, small_corpus, tmp_path, monkeypatch):
     asked = []
 
-    def copied_folds(folds, jobs, total):
-        asked.append((jobs, total))
+    def copied_folds(folds, jobs):
+        asked.append((jobs, len(folds)))
         for fold in folds:
             assert "--jobs" not in fold.command
+            assert str(fold) == f"fold {fold.number} of 2"
             shutil.copytree(small_run[0], fold.folder)
             result = json.loads((fold.folder / "metrics.json").read_text())
             (fold.folder / "metrics.json").write_text(json.dumps(result | {"fold": fold.number}))
-        return 0
+        return {}
 
     monkeypatch.setattr(gemoclap_sb.training.cross_validation, "run_folds", copied_folds)
     assert main(SCRIPT, tiny_run(tmp_path, "--jobs", "3", data_folder=small_corpus)) == 0
@@ -129,4 +130,4 @@ def test_what_has_no_folds_is_explained(small_corpus, tmp_path, capsys, options,
 def test_failed_fold_gives_its_exit_status(tmp_path, capsys):
     command = tiny_run(tmp_path, data_folder=tmp_path / "none")
     assert main(SCRIPT.with_name("train.py"), command) == 2
-    assert "fold 1 could not start (exit status 2)" in capsys.readouterr().err
+    assert "fold 1 of 2 could not start (exit status 2)" in capsys.readouterr().err

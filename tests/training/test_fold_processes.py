@@ -33,18 +33,18 @@ root = pathlib.Path(sys.argv[1])
 code = "import os, pathlib, sys, time\\np = pathlib.Path(sys.argv[1], 'pid')\\n" \\
     "p.with_name('.p').write_text(str(os.getpid()))\\np.with_name('.p').rename(p)\\ntime.sleep(300)"
 run_folds([
-    Fold(n, root / str(n), (sys.executable, "-c", code, str(root / str(n)))) for n in (1, 2)
-], 2, 2)
+    Fold(n, 2, root / str(n), (sys.executable, "-c", code, str(root / str(n)))) for n in (1, 2)
+], 2)
 """
 
 
-def make_folds(root: Path, *codes: str) -> list[Fold]:
+def make_folds(root: Path, *codes: str, run: str = "") -> list[Fold]:
     folds = []
     for number, code in enumerate(codes, start=1):
-        folder = root / f"fold_{number}"
-        folder.mkdir()
+        folder = root / run / f"fold_{number}"
+        folder.mkdir(parents=True)
         command = (sys.executable, "-c", PRELUDE + code, str(folder))
-        folds.append(Fold(number, folder, command))
+        folds.append(Fold(number, len(codes), folder, command, run))
     return folds
 
 
@@ -63,7 +63,7 @@ time.sleep(0.3)
 (there / folder.name).unlink()
 """
     folds = make_folds(tmp_path, code, code, code, code)
-    assert run_folds(folds, 2, 4) == 0
+    assert run_folds(folds, 2) == {}
     counts = [int((fold.folder / "count").read_text()) for fold in folds]
     assert max(counts) == 2
     assert len(counts) == 4
@@ -71,23 +71,23 @@ time.sleep(0.3)
 
 def test_output_goes_to_a_log_and_lines_to_the_terminal(tmp_path, capfd):
     folds = make_folds(tmp_path, "print('heard one')", "print('heard two', file=sys.stderr)")
-    assert run_folds(folds, 2, 3) == 0
-    assert run_folds(folds[:1], 2, 3) == 0
+    assert run_folds(folds, 2) == {}
+    assert run_folds(folds[:1], 2) == {}
     assert (tmp_path / "fold_1" / LOG).read_text() == "heard one\nheard one\n"
     assert (tmp_path / "fold_2" / LOG).read_text() == "heard two\n"
     printed = capfd.readouterr()
     assert "heard" not in printed.out + printed.err
-    assert f"fold 1 of 3: started, its output is in {tmp_path / 'fold_1' / LOG}" in printed.out
+    assert f"fold 1 of 2: started, its output is in {tmp_path / 'fold_1' / LOG}" in printed.out
     assert printed.out.count("finished") == 3
 
 
 def test_one_at_a_time_prints_directly(tmp_path, capfd):
     folds = make_folds(tmp_path, "print('heard one')", "raise SystemExit(3)", "print('three')")
-    assert run_folds(folds, 1, 3) == 3
+    assert run_folds(folds, 1) == {"": 3}
     printed = capfd.readouterr()
     assert "heard one" in printed.out
     assert "three" not in printed.out
-    assert "fold 2 failed with exit status 3; the same command goes on" in printed.err
+    assert "fold 2 of 3 failed with exit status 3; the same command goes on" in printed.err
     assert not (tmp_path / "fold_1" / LOG).exists()
 
 
@@ -98,14 +98,37 @@ def test_failing_fold_lets_others_end_and_starts_no_more(tmp_path, capfd):
         "print('\\n'.join(map(str, range(100))))\n(folder / 'failing').touch()\nsys.exit(7)",
         "(folder / 'done').touch()",
     )
-    assert run_folds(folds, 2, 3) == 7
+    assert run_folds(folds, 2) == {"": 7}
     assert (tmp_path / "fold_1" / "done").exists()
     assert not (tmp_path / "fold_3" / LOG).exists()
     printed = capfd.readouterr()
-    assert "fold 2 failed with exit status 7" in printed.err
+    assert "fold 2 of 3 failed with exit status 7" in printed.err
     shown = [int(line) for line in printed.err.splitlines() if line.strip().isdigit()]
     assert shown == list(range(80, 100))
     assert "fold 1 of 3: finished" in printed.out
+
+
+def test_a_run_begins_while_the_last_fold_of_another_goes_on(tmp_path, capfd):
+    first = make_folds(
+        tmp_path, "wait_for(folder.parents[1] / 'b/fold_1/begun')", run="a"
+    ) + make_folds(tmp_path, "(folder / 'begun').touch()", run="b")
+    ended = []
+    assert run_folds(first, 2, ended.append) == {}
+    assert sorted(fold.run for fold in ended) == ["a", "b"]
+    assert "a, fold 1 of 1: started, its output is in" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_stops_no_other(tmp_path, capfd, jobs):
+    failing = make_folds(tmp_path, "sys.exit(5)", "wait_for(folder / 'never')", run="a")
+    # The first is so slow that the other run's failure is seen before its second turn.
+    other = make_folds(tmp_path, "time.sleep(2)", "print('there')", run="b")
+    ended = []
+    folds = [failing[0], other[0], failing[1], other[1]]
+    assert run_folds(folds, jobs, ended.append) == {"a": 5}
+    assert sorted(ended, key=lambda fold: fold.number) == other
+    assert not (failing[1].folder / LOG).exists()
+    assert "a, fold 1 of 2 failed with exit status 5" in capfd.readouterr().err
 
 
 def test_jobs_share_the_cores(monkeypatch):
@@ -121,15 +144,15 @@ def test_folds_ask_torch_for_huge_pages(tmp_path, monkeypatch, jobs):
     name = "THP_MEM_ALLOC_ENABLE"
     monkeypatch.delenv(name, raising=False)
     folds = make_folds(tmp_path, f"import os, sys\nsys.exit(int(os.environ['{name}']))")
-    assert run_folds(folds, jobs, 1) == 1
+    assert run_folds(folds, jobs) == {"": 1}
     monkeypatch.setenv(name, "0")
-    assert run_folds(folds, jobs, 1) == 0
+    assert run_folds(folds, jobs) == {}
 
 
 @pytest.mark.slow
 def test_torch_takes_its_share(tmp_path):
     code = "import torch\nprint(torch.get_num_threads())"
-    run_folds(make_folds(tmp_path, code), 2, 1)
+    run_folds(make_folds(tmp_path, code), 2)
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert (tmp_path / "fold_1" / LOG).read_text().split() == [str(share)]
 

@@ -126,7 +126,12 @@ def test_corpus_without_gender_trains_emo_clap_and_classifies_with_its_words(
 
 def test_a_table_of_many_runs_has_the_manifests_folds(manifest, tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(runs.cross_validation, "main", lambda script, argv: asked.append(argv) or 1)
+
+    def refuse(script, argv, called):
+        asked.append(argv)
+        raise ExperimentError(called)
+
+    monkeypatch.setattr(runs.cross_validation, "plan", refuse)
     table = grid.Table("t", "T", ("emo", "ml"), ("scratch",), {})
     script = ROOT / "recipes/IEMOCAP/gemoclap/train.py"
     argv = ["--manifest", str(manifest), "--fold_column", "spk_id", "--number_of_folds", "3"]
@@ -170,11 +175,11 @@ def test_all_folds_are_run_and_a_changed_manifest_is_refused(
     table.to_csv(copy, index=False)
     asked = []
 
-    def first_fold_only(folds, jobs, total):
-        asked.append((len(folds), total))
-        if len(folds) == total:
+    def first_fold_only(folds, jobs):
+        asked.append((len(folds), folds[0].total))
+        if len(folds) == folds[0].total:
             assert experiment.main(None, list(folds[0].command[2:])) == 0
-        return 7
+        return {"": 7}
 
     monkeypatch.setattr(gemoclap_sb.training.cross_validation, "run_folds", first_fold_only)
     argv = command("ravdess_cross_entropy", copy, tmp_path / "cv")

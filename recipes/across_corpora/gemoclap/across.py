@@ -64,12 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if missing := [folder for folder in within.values() if folder and not folder.is_dir()]:
             raise ExperimentError(f"no folder {missing[0]} (seen from {Path.cwd()}).")
         classes = settings["classes"] or CLASSES
-        jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
         runs = []
         for seed in options.seeds:
             for protocol in PROTOCOLS:
                 folder = root / protocol / f"seed_{seed}"
-                given = protocol_argv(passed, protocol, seed, folder) + jobs
+                given = protocol_argv(passed, protocol, seed, folder)
                 called = f"{protocol}, seed {seed}"
                 runs.append(CrossValidation(called, folder, len(FOLDS[protocol]), given))
         return runs, lambda: write_tables(root, options.seeds, within, classes)
