@@ -55,7 +55,8 @@ def draw_groups(groups: Mapping[str, Comparison], path: str | Path, title: str) 
     """Draw the UAR of each row, a block for each group, and return the path of the PNG.
 
     Groups are those of `gemoclap_sb.evaluation.comparison_tables.groups_markdown`. A row that
-    lacks a fold leaves its place empty.
+    lacks a fold leaves its place empty; a group of which fewer than two rows are whole is left
+    out, unless all are.
 
     Examples
     --------
@@ -65,6 +66,7 @@ def draw_groups(groups: Mapping[str, Comparison], path: str | Path, title: str) 
     >>> draw_groups(groups, getfixture("tmp_path") / "groups.png", "Demo").name
     'groups.png'
     """
+    groups = {title: of for title, of in groups.items() if _whole_rows(of) > 1} or groups
     lines = sum(len(comparison.cells) + 1 for comparison in groups.values())
     figure = new_figure(6.5, 0.27 * lines + 1.6)
     axes = figure.subplots()
@@ -104,6 +106,10 @@ def draw_groups(groups: Mapping[str, Comparison], path: str | Path, title: str) 
     axes.set_title(explained, color=PALE, fontsize=9)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     return save_figure(figure, path)
+
+
+def _whole_rows(comparison: Comparison) -> int:
+    return sum(cell.mean_and_std("uar") is not None for cell in comparison.cells)
 
 
 def _draw_score(axes: Axes, comparison: Comparison, name: str) -> None:

@@ -60,11 +60,11 @@ def group(title, seeds, **uars):
 def test_groups_are_dots_where_their_rows_are(tmp_path, monkeypatch):
     groups = {
         "objective": group("objective", (1, 2, 3), first=0.6, another_rather_long_name=0.7),
-        "target": group("target", (1, 2), normalized=0.65, softmax=None),
+        "target": group("target", (1, 2), normalized=0.65, softmax=None, last=0.6),
         "alpha_e": group("alpha_e", (1,), **{f"0.{i}": 0.6 + i / 100 for i in range(9)}),
     }
     whole = draw_groups(
-        {**groups, "target": group("target", (1, 2), a=0.65, b=0.6)}, tmp_path / "w", "T"
+        {**groups, "target": group("target", (1, 2), a=0.65, b=0.6, c=0.6)}, tmp_path / "w", "T"
     )
     partial = draw_groups(groups, tmp_path / "p", "T")
     # A dot has some 150 pixels.
@@ -80,8 +80,19 @@ def test_groups_are_dots_where_their_rows_are(tmp_path, monkeypatch):
     places = dict(zip(rows, axes.get_yticks(), strict=True))
     dots = {y[0]: x[0] for x, y in (of[0].get_data() for of in axes.containers)}
     assert dots[places["another_rather_long_name"]] == pytest.approx(70)
-    assert places["softmax"] not in dots and len(dots) == 12
+    assert places["softmax"] not in dots and len(dots) == 13
     assert "over seeds or folds" in axes.get_title()
+
+
+def test_groups_of_which_nothing_can_be_compared_are_left_out(monkeypatch):
+    drawings = Drawings(monkeypatch, comparison_figure)
+    groups = {
+        "objective": group("objective", (1,), one=0.6, other=None),
+        "target": group("target", (1,), normalized=0.65, softmax=0.6),
+    }
+    draw_groups(groups, "somewhere.png", "T")
+    rows = [label.get_text() for label in drawings.figure.axes[0].get_yticklabels()]
+    assert rows == ["target (seed 1)", "normalized", "softmax"]
 
 
 def test_groups_without_any_result_are_drawn_too(monkeypatch):
