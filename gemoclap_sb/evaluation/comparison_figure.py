@@ -66,7 +66,7 @@ def draw_groups(groups: Mapping[str, Comparison], path: str | Path, title: str) 
     >>> draw_groups(groups, getfixture("tmp_path") / "groups.png", "Demo").name
     'groups.png'
     """
-    groups = {title: of for title, of in groups.items() if _whole_rows(of) > 1} or groups
+    groups = {name: of for name, of in groups.items() if _whole_rows(of) > 1} or groups
     lines = sum(len(comparison.cells) + 1 for comparison in groups.values())
     figure = new_figure(6.5, 0.27 * lines + 1.6)
     axes = figure.subplots()

@@ -63,7 +63,7 @@ def run_folds(
         Folds at a time. One alone has the terminal; of several each writes to ``console.log`` in
         its folder.
     finished : Callable[[Fold], object], optional
-        Called, in this process, with each fold that has ended well.
+        Called, in this process, with each fold that has ended well, when the next has started.
 
     Returns
     -------
@@ -89,32 +89,44 @@ def _side_by_side(folds: Sequence[Fold], jobs: int, finished: Finished) -> dict[
     waiting = list(folds)
     failed: dict[str, int] = {}
     running: dict[Fold, subprocess.Popen] = {}
+    ended: list[Fold] = []
     environment = environment_for(jobs)
+
+    def fail(fold: Fold, status: int, told: str) -> None:
+        _say(told, True)
+        failed.setdefault(fold.run, status)
+        waiting[:] = [other for other in waiting if other.run != fold.run]
+
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, before)
         # None: on a terminal only, where the lines below are printed above it.
         bar = stack.enter_context(tqdm(total=len(folds), desc="folds", disable=None))
         stack.callback(_end, running)
-        while running or waiting:
+        while running or waiting or ended:
             while waiting and len(running) < jobs:
                 fold = waiting.pop(0)
-                running[fold] = _start(fold, environment)
-                _say(f"{fold}: started, its output is in {_log(fold)}")
+                try:
+                    running[fold] = _start(fold, environment)
+                except OSError as error:
+                    fail(fold, COULD_NOT_START, f"{fold} could not start: {error}")
+                else:
+                    _say(f"{fold}: started, its output is in {_log(fold)}")
+            while ended:  # Now that the cores have work again.
+                with tqdm.external_write_mode():
+                    finished(ended.pop(0))
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             for fold, process in list(running.items()):
                 if (status := process.poll()) is None:
                     continue
                 del running[fold]
                 if status:
-                    failed.setdefault(fold.run, status)
-                    waiting = [other for other in waiting if other.run != fold.run]
-                    _say(f"{_failure(fold, status)} The end of {_log(fold)}:\n{_tail(fold)}", True)
+                    end = f"The end of {_log(fold)}:\n{_tail(fold)}"
+                    fail(fold, status, f"{_failure(fold, status)} {end}")
                 else:
                     bar.update()
                     _say(f"{fold}: finished")
-                    with tqdm.external_write_mode():
-                        finished(fold)
+                    ended.append(fold)
     return failed
 
 
@@ -162,9 +174,12 @@ def _log(fold: Fold) -> Path:
 
 def _tail(fold: Fold) -> str:
     """Last lines of a fold's output; each state of a progress bar counts as one."""
-    with open(_log(fold), "rb") as log:
-        log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
-        lines = log.read().decode("utf-8", errors="replace").splitlines()
+    try:
+        with open(_log(fold), "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        lines = [str(error)]
     return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:])
 
 

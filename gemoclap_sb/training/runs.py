@@ -99,10 +99,11 @@ def run_all(
     """Run the missing folds of all runs, ``jobs`` at a time, and say which runs failed, and how.
 
     The folds of a run come before those of the next, and its summary is written, and
-    ``after_each`` called, when it has all of its folds.
+    ``after_each`` called, when it has all of its folds; ``after_each`` once more at the end.
     """
     failed: dict[str, int] = {}
     plans: dict[str, cross_validation.Plan] = {}
+    done = 0
     for number, run in enumerate(runs, start=1):
         finished = None not in run.scores()
         state = " (finished before)" if finished else ""
@@ -115,19 +116,27 @@ def run_all(
             plans[run.called] = planned
             if not planned.missing:
                 planned.summarize()
+                done += 1
     waiting = [fold for planned in plans.values() for fold in planned.missing]
     missing = Counter(fold.run for fold in waiting)
 
     def one_less(fold: Fold) -> None:
+        nonlocal done
         missing[fold.run] -= 1
-        if not missing[fold.run]:
-            with _recorded_failure(fold.run, failed):
-                plans[fold.run].summarize()
+        if missing[fold.run]:
+            return
+        with _recorded_failure(fold.run, failed):
+            plans[fold.run].summarize()
+            done += 1
+            print(f"{done} of {len(runs)} runs finished: {fold.run}", flush=True)
+        try:
             after_each()
+        except ExperimentError as error:
+            # Others are under way, and the end tries again.
+            print(f"error: {error}", file=sys.stderr)
 
     failed |= run_folds(waiting, jobs, one_less)
-    if failed:
-        after_each()  # They may have some of their folds.
+    after_each()
     return [f"{called} (exit status {status})" for called, status in failed.items()]
 
 
@@ -137,9 +146,10 @@ def _recorded_failure(called: str, failed: dict[str, int]) -> Iterator[None]:
     try:
         yield
     except ExperimentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {called}: {error}", file=sys.stderr)
         failed[called] = 2
     except Exception:
+        print(f"{called}:", file=sys.stderr)
         traceback.print_exc()
         failed[called] = 1
 

@@ -118,6 +118,16 @@ def test_a_run_begins_while_the_last_fold_of_another_goes_on(tmp_path, capfd):
     assert "a, fold 1 of 1: started, its output is in" in capfd.readouterr().out
 
 
+def test_a_fold_that_cannot_be_started_stops_no_other_run(tmp_path, capfd):
+    blocked, other = make_folds(tmp_path, "", run="a"), make_folds(tmp_path, "", "", run="b")
+    blocked[0].folder.rmdir()
+    blocked[0].folder.write_text("")
+    ended = []
+    assert run_folds([other[0], *blocked, other[1]], 2, ended.append) == {"a": 2}
+    assert sorted(fold.number for fold in ended) == [1, 2]
+    assert "a, fold 1 of 1 could not start: [Errno" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_fails_stops_no_other(tmp_path, capfd, jobs):
     failing = make_folds(tmp_path, "sys.exit(5)", "wait_for(folder / 'never')", run="a")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from gemoclap_sb.training import runs
 from gemoclap_sb.training.cross_validation import Plan
 from gemoclap_sb.training.fold_processes import Fold
@@ -74,11 +76,29 @@ def test_a_run_is_summed_up_after_its_last_fold_while_others_go_on(tmp_path, mon
         "c": ["c1", "c2"],
     }
     assert len(planned.summarized) == 3
-    # After each run, and of what failed at the end.
+    # After each run, and at the end.
     assert len(written) == 4
     printed = capfd.readouterr()
-    assert "disk full" in printed.err
+    assert "b:\nTraceback" in printed.err and "disk full" in printed.err
     assert "run 2 of 3: b" in printed.out and "c, fold 2 of 2: finished" in printed.out
+    assert [line for line in printed.out.splitlines() if "runs finished" in line] == [
+        "1 of 3 runs finished: a",
+        "2 of 3 runs finished: c",
+    ]
+
+
+def test_tables_that_cannot_be_written_end_no_training(tmp_path, monkeypatch, capfd):
+    # The fold of c goes on until after the table of a has failed.
+    planned = Planned(tmp_path, monkeypatch, a=[("", 0)], c=[("failed", 0)])
+
+    def write():
+        (tmp_path / "failed").touch()
+        raise ExperimentError("no room for tables")
+
+    with pytest.raises(ExperimentError, match="no room"):
+        run_all(tmp_path / "train.py", planned.runs, 2, write)
+    assert sorted(name for name, _ in planned.summarized) == ["a", "c"]
+    assert capfd.readouterr().err.count("error: no room for tables") == 2
 
 
 def test_what_cannot_be_planned_stops_no_other(tmp_path, monkeypatch, capfd):
@@ -93,4 +113,4 @@ def test_what_cannot_be_planned_stops_no_other(tmp_path, monkeypatch, capfd):
     ]
     assert planned.summarized == [("d", ["d1"])]
     assert not (tmp_path / "a2").exists()
-    assert "error: a finished fold has other settings" in capfd.readouterr().err
+    assert "error: refused: a finished fold has other settings" in capfd.readouterr().err
