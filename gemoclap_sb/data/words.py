@@ -6,9 +6,10 @@
     gender: {F: female, M: male}
     templates:
         emotion: ["this person sounds {}"]
+    heads: [emotion, gender]
 
 All but ``emotion`` may be missing. What `gemoclap_sb.data.prompts.Prompts` is given follows
-from it.
+from it, and which attributes ML- and SL-GEmo-CLAP learn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -24,6 +25,14 @@ from ruamel.yaml.error import YAMLError
 from gemoclap_sb.data.splits import Row
 
 _EXAMPLE = "emotion: {ang: angry, hap: happy}"
+
+
+class Words(NamedTuple):
+    """What a file of words says: words and templates by attribute, and heads, or none."""
+
+    words: dict[str, dict[str, str]]
+    templates: dict[str, list[str]]
+    heads: list[str]
 
 
 def own_words(rows: Sequence[Row], known: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -38,10 +47,8 @@ def own_words(rows: Sequence[Row], known: Mapping[str, str]) -> dict[str, dict[s
     return {"emotion": {label: known.get(label, label) for label in labels}}
 
 
-def read_words(
-    path: str | os.PathLike,
-) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
-    r"""Read a file of words: ``{attribute: {label: word}}``, and templates by attribute.
+def read_words(path: str | os.PathLike) -> Words:
+    r"""Read a file of words.
 
     Labels and words are text whatever they look like: ``no`` and ``01`` stay what they are.
     ValueError if the file is missing or is not built as described above.
@@ -51,7 +58,7 @@ def read_words(
     >>> path = getfixture("tmp_path") / "words.yaml"
     >>> _ = path.write_text("emotion: {01: calm, no: neutral}\n")
     >>> read_words(path)
-    ({'emotion': {'01': 'calm', 'no': 'neutral'}}, {})
+    Words(words={'emotion': {'01': 'calm', 'no': 'neutral'}}, templates={}, heads=[])
     """
     path = Path(path)
     try:
@@ -62,7 +69,7 @@ def read_words(
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or "emotion" not in content:
         raise ValueError(f"{path}: expected words for each label of emotion, such as {_EXAMPLE}.")
-    templates = content.pop("templates", None) or {}
+    templates, heads = content.pop("templates", None) or {}, content.pop("heads", None) or []
     for attribute, of in content.items():
         if not isinstance(of, dict) or not all(isinstance(w, str) and w for w in of.values()):
             raise ValueError(
@@ -74,7 +81,12 @@ def read_words(
             f"{path}, templates: expected a list of sentences for each attribute, such as "
             f'emotion: ["this person sounds {{}}"]; found {templates!r}.'
         )
-    return content, templates
+    if not _is_list_of_text(heads) or (heads and not _are_heads(heads, content)):
+        raise ValueError(
+            f"{path}, heads: expected emotion and one or more of the other attributes that have "
+            f"words here, each once, such as [emotion, gender]; found {heads!r}."
+        )
+    return Words(content, templates, heads)
 
 
 def check_words(
@@ -97,6 +109,10 @@ def check_words(
             )
     if problems:
         raise ValueError(f"{where}: {'; '.join(problems)}.")
+
+
+def _are_heads(heads: Sequence[str], words: Mapping[str, Any]) -> bool:
+    return heads[0] == "emotion" and len(heads) > 1 and len(set(heads) & set(words)) == len(heads)
 
 
 def _is_list_of_text(value: object) -> bool:

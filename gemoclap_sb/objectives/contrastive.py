@@ -79,8 +79,8 @@ class _LabelObjective(nn.Module):
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Attributes whose labels the objective reads."""
-        return tuple(self.weights)
+        """Attributes whose labels the objective reads: those that weigh something."""
+        return tuple(attribute for attribute, weight in self.weights.items() if weight)
 
     def _loss(
         self,
@@ -166,13 +166,13 @@ class SoftLabelObjective(_LabelObjective):
         options = similarity, reduction, target, intra_weight, cross_entropy_weight
         super().__init__(weights, *options)
         self.heads = (next(iter(self.weights)) if head is None else head,)
-        self.weights = {attribute: weight for attribute, weight in self.weights.items() if weight}
 
     def forward(
         self, outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]
     ) -> Tensor:
         """Loss of a batch, a scalar: outputs per head, LongTensor ``[N]`` per attribute."""
-        matrix = soft_label_matrix(labels, self.weights)
+        weights = {attribute: self.weights[attribute] for attribute in self.attributes}
+        matrix = soft_label_matrix(labels, weights)
         return self._loss(outputs, self.heads[0], matrix, labels)
 
 
@@ -220,7 +220,8 @@ class MultiTaskObjective(_LabelObjective):
     Parameters
     ----------
     weights : Mapping[str, float]
-        Weight of each attribute's loss; they sum to 1.
+        Weight of each attribute's loss; they sum to 1. One that weighs 0 needs neither labels nor
+        a head.
     similarity, reduction, target : str
         See `similarity_logits`, `kl_contrastive_loss`, `target_distribution`.
     intra_weight : float
@@ -245,7 +246,7 @@ class MultiTaskObjective(_LabelObjective):
     ) -> Tensor:
         """Loss of a batch, a scalar: outputs per head, LongTensor ``[N]`` per attribute."""
         return sum(
-            weight
+            self.weights[attribute]
             * self._loss(outputs, attribute, label_matrix(labels_of(labels, attribute)), labels)
-            for attribute, weight in self.weights.items()
+            for attribute in self.attributes
         )

@@ -1,6 +1,6 @@
 """An experiment on any corpus that has a manifest: what its YAML says of a corpus is replaced.
 
-Classes, words and number of folds follow from ``manifest``, ``fold_column`` and ``words``,
+Classes, words, heads and number of folds follow from ``manifest``, ``fold_column`` and ``words``,
 and become overrides of the YAML, so that all that records an experiment records them.
 """
 
@@ -16,7 +16,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from gemoclap_sb.data.folds import assign_folds, prepare_manifest
 from gemoclap_sb.data.manifests import ManifestError, read_cells
 from gemoclap_sb.data.prompts import Prompts
-from gemoclap_sb.data.words import check_words, own_words, read_words
+from gemoclap_sb.data.words import Words, check_words, own_words, read_words
 from gemoclap_sb.training.run_folder import ExperimentError, read_overrides, read_settings
 
 _OPTIONS = frozenset({"validation", "seed", "valid_fraction", "valid_session", "valid_speakers"})
@@ -43,7 +43,7 @@ def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict
     except ValueError as error:
         raise ExperimentError(f"{settings['manifest']}: {error}") from error
     try:
-        prompts = _prompts(settings, rows)
+        words = _words(settings, rows)
     except ValueError as error:
         raise ExperimentError(str(error)) from error
     if "number_of_folds" in given and given["number_of_folds"] != len(folds):
@@ -52,9 +52,9 @@ def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict
             f"{len(folds)} values of {settings['fold_column']}, a fold each. Leave it out, or "
             f"make groups of speakers with --fold_column {_SPEAKER}."
         )
-    own = {"number_of_folds": len(folds), "prompts": prompts}
+    own = {"number_of_folds": len(folds), "prompts": _prompts(words), **_heads(words, settings)}
     if "num_classes" in settings:
-        own["num_classes"] = len(prompts["only"]["emotion"])
+        own["num_classes"] = len(words.words["emotion"])
     recursive_update(given, own)
     _check_prompts(hparams_file, given, settings)
     return given
@@ -129,22 +129,38 @@ def _groups(settings: Mapping[str, Any]) -> int | None:
     return settings["number_of_folds"] if settings["fold_column"] == _SPEAKER else None
 
 
-def _prompts(settings: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _words(settings: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> Words:
+    if not settings.get("words"):
+        [arguments] = settings["prompts"].values()
+        return Words(own_words(rows, arguments["words"]["emotion"]), {}, [])
+    words = read_words(settings["words"])
+    check_words(words.words, rows, settings["words"], settings["manifest"])
+    return words
+
+
+def _heads(words: Words, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Override what is learnt beside emotion, in equal parts; Emo-CLAP learns nothing else."""
+    if not words.heads or "weights" not in settings:
+        return {}
+    part = (1 - settings["alpha_e"]) / (len(words.heads) - 1)
+    # Overrides are merged: what is no head any more weighs nothing.
+    weights = dict.fromkeys([*settings["weights"], *words.heads], 0.0)
+    weights |= dict.fromkeys(words.heads, part) | {"emotion": settings["alpha_e"]}
+    # ML-GEmo-CLAP has embeddings, and so prompts, for each.
+    return {"weights": weights, **({"heads": words.heads} if "heads" in settings else {})}
+
+
+def _prompts(words: Words) -> dict[str, Any]:
     """Override ``prompts``: words of the manifest's labels, and no others."""
-    [arguments] = settings["prompts"].values()
-    words, templates = own_words(rows, arguments["words"]["emotion"]), {}
-    if settings.get("words"):
-        words, templates = read_words(settings["words"])
-        check_words(words, rows, settings["words"], settings["manifest"])
     # In quotes, a label or a word stays text in the YAML that is made of it.
     quoted = DoubleQuotedScalarString
     return {
         "words": {
             name: {quoted(label): quoted(word) for label, word in of.items()}
-            for name, of in words.items()
+            for name, of in words.words.items()
         },
-        "only": {name: [quoted(label) for label in of] for name, of in words.items()},
-        "templates": {name: [quoted(line) for line in of] for name, of in templates.items()},
+        "only": {name: [quoted(label) for label in of] for name, of in words.words.items()},
+        "templates": {name: [quoted(line) for line in of] for name, of in words.templates.items()},
     }
 
 
@@ -152,9 +168,15 @@ def _check_prompts(
     hparams_file: str, given: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
     """Make the prompts once, so that an error names the file that the words are from."""
-    [arguments] = read_settings(hparams_file, given)["prompts"].values()
+    resolved = read_settings(hparams_file, given)
+    [arguments] = resolved["prompts"].values()
     try:
-        Prompts(**arguments)
+        prompts = Prompts(**arguments)
+        if bare := [head for head in resolved.get("heads", ()) if head not in prompts.templates]:
+            raise ValueError(
+                f"templates: none for {bare[0]}, a head; expected such as "
+                f'{bare[0]}: ["this person is {{}}"].'
+            )
     except ValueError as error:
         raise ExperimentError(
             f"{settings.get('words') or settings['manifest']}: {error}"

@@ -18,7 +18,9 @@ def test_words_and_templates_are_what_prompts_take(tmp_path):
         'templates: {emotion: ["a {gender} sounds {}", "so {}"]}\n',
         encoding="utf-8",
     )
-    prompts = Prompts(*read_words(path))
+    words, templates, heads = read_words(path)
+    assert heads == []
+    prompts = Prompts(words, templates)
     assert prompts.words["emotion"] == {"yes": "happy", "01": "sad"}
     assert prompts.class_sentences("emotion")[1] == [
         "a woman sounds sad",
@@ -40,6 +42,14 @@ def test_words_and_templates_are_what_prompts_take(tmp_path):
         ("emotion: {ang: a, ang: b}", "is no YAML"),
         ("emotion: {ang: a}\ntemplates: [so]", "expected a list of sentences"),
         ("emotion: {ang: a}\ntemplates: {emotion: so}", "templates: expected a list"),
+        ("emotion: {ang: a}\nheads: emotion", "heads: expected emotion and one or more"),
+        ("emotion: {ang: a}\nheads: [emotion]", "heads: expected emotion and one or more"),
+        ("emotion: {ang: a}\nheads: [emotion, age]", "heads: expected emotion and one or more"),
+        ("emotion: {ang: a}\nage: {o: old}\nheads: [age, emotion]", "heads: expected emotion"),
+        (
+            "emotion: {ang: a}\nage: {o: old}\nheads: [emotion, age, age]",
+            r"each once.*found \['emotion', 'age', 'age'\]",
+        ),
     ],
 )
 def test_files_that_are_not_so(tmp_path, text, message):

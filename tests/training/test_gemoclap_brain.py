@@ -8,6 +8,8 @@ import pytest
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.augment.time_domain import AddNoise
 from speechbrain.utils.data_pipeline import DynamicItem
 
 from gemoclap_sb.data.datasets import build_dataset
@@ -123,6 +125,37 @@ def test_training_hears_crops_and_evaluation_whole_utterances(step):
     brain.compute_forward(batch, sb.Stage.VALID)
     longest = torch.tensor(batch.sig.data.shape[1])
     assert heard.lengths.max() == brain.model.audio_encoder.frame_lengths(longest) > 8
+
+
+@pytest.mark.parametrize("concat_original", [False, True])
+def test_labels_and_sentences_follow_what_an_augmenter_makes(step, concat_original):
+    augmenter = Augmenter(
+        concat_original=concat_original,
+        min_augmentations=1,
+        max_augmentations=1,
+        augmentations=[AddNoise(snr_low=10, snr_high=10)],
+    )
+    brain, batch, _ = step(crop_seconds=None, trim_db=None, speeds=[100])
+    brain.hparams.wav_augment = augmenter
+    heard = []
+    brain.model.audio_encoder.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    outputs, labels = brain.compute_forward(batch, sb.Stage.TRAIN)
+    times, clean = 1 + concat_original, batch.sig.data
+    text = outputs["emotion"].text
+    assert len(text) == times * len(clean)
+    assert torch.equal(text, text[: len(clean)].repeat(times, 1))
+    assert torch.equal(labels["emotion"], batch.emotion_encoded.data.flatten().repeat(times))
+    [wavs] = heard
+    noisy = wavs[-len(clean) :]
+    assert not torch.equal(noisy, clean)
+    # Each is like the utterance whose label it has.
+    alike = torch.nn.functional.normalize(noisy) @ torch.nn.functional.normalize(clean).T
+    assert alike.argmax(dim=1).tolist() == list(range(len(clean))) and alike.diagonal().min() > 0.8
+    if concat_original:
+        assert torch.equal(wavs[: len(clean)], clean)
+    heard.clear()
+    brain.compute_forward(batch, sb.Stage.VALID)
+    assert torch.equal(heard[0], clean)
 
 
 def test_waveforms_are_resampled_in_float32_whatever_the_precision(step):

@@ -143,6 +143,42 @@ def test_a_table_of_many_runs_has_the_manifests_folds(manifest, tmp_path, monkey
     assert [given[given.index("--manifest") + 1] for given in asked] == [str(manifest)] * 2
 
 
+def test_heads_are_those_of_the_words(manifest, tmp_path, capsys):
+    """Half of the speakers are called young; ML-GEmo-CLAP learns that beside emotion."""
+    table = absolute(manifest)
+    speakers = sorted(set(table.spk_id))
+    table["age"] = ["y" if speakers.index(name) % 2 else "o" for name in table.spk_id]
+    table.to_csv(tmp_path / "corpus.csv", index=False)
+    content = {
+        "emotion": {name: name for name in NAMES.values()},
+        "age": {"y": "young", "o": "old"},
+    }
+    content |= {"heads": ["emotion", "age"]}
+    options = {"words": tmp_path / "words.yaml", "alpha_e": 0.75}
+
+    def settings(name):
+        (tmp_path / "words.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        return own(tmp_path / "corpus.csv", name, **{**options, "words": str(options["words"])})
+
+    assert settings("sl_scratch")["weights"] == {"emotion": 0.75, "gender": 0.0, "age": 0.25}
+    with pytest.raises(ExperimentError, match="words.yaml: templates: none for age, a head"):
+        settings("ml_scratch")
+    content["templates"] = {"age": ["a person who is {}"]}
+    assert settings("ml_scratch")["heads"] == ["emotion", "age"]
+    run = tmp_path / "ml"
+    for name in ("sl_scratch", "ml_scratch"):
+        argv = command(name, tmp_path / "corpus.csv", tmp_path / name[:2], **options)
+        assert experiment.main(None, argv) == 0
+    export(run, tmp_path / "exported")
+    model = GEmoCLAPClassifier.from_pretrained(tmp_path / "exported", device="cpu", attribute="age")
+    assert list(model.labels) == ["y", "o"]
+    # A column that is not there is named, as gender is.
+    absolute(manifest).to_csv(tmp_path / "corpus.csv", index=False)
+    argv = command("ml_scratch", tmp_path / "corpus.csv", tmp_path / "none", **options)
+    assert experiment.main(None, argv) == 2
+    assert "no column age" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["sl_scratch", "ml_scratch"])
 def test_objective_that_reads_gender(name, manifest, tmp_path, capsys):
     argv = command(name, manifest, tmp_path / "run")
