@@ -24,7 +24,8 @@ CONFIDENCE = 0.95
 class FoldScore:
     """Result of one fold: fractions, and how many utterances it was tested and trained on.
 
-    ``notes`` are what a table with it must say, ``seconds`` what it took.
+    ``notes`` are what a table with it must say, ``seconds`` what it took, ``valid_uar`` what the
+    tested checkpoint had on validation.
     """
 
     war: float
@@ -33,6 +34,7 @@ class FoldScore:
     n_train: int | None = None
     notes: tuple[str, ...] = ()
     seconds: float | None = None
+    valid_uar: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,12 @@ class Cell:
         return Cell(self.objective, self.encoder, {seed: self.scores[seed]})
 
     def mean_and_std(self, name: str) -> tuple[float, float | None] | None:
-        """Average WAR or UAR; None if a fold is missing, no deviation for a single value."""
+        """Average a score of the folds; None if one lacks it, no deviation for a single value."""
         if self.finished < self.expected:
             return None
         values = [[getattr(score, name) for score in folds] for folds in self.scores.values()]
+        if any(None in folds for folds in values):
+            return None
         averaged = values[0] if len(values) == 1 else [fmean(folds) for folds in values]
         return fmean(averaged), stdev(averaged) if len(averaged) > 1 else None
 

@@ -35,9 +35,11 @@ TEST_NOTE = (
 _GROUPS_CAPTION = (
     "WAR (accuracy) and UAR (mean of the per-class recalls) in %, mean ± standard deviation over "
     "the means of a row's seeds, or over its folds where it has one seed (ddof = 1). A dash: not "
-    "all folds are there; their number says how many are. Difference: a row's UAR minus that of "
-    "the first row of its group, in points, where both have all folds. A run that stands in "
-    "several groups is the same run, over the seeds of each. Seconds: mean of the finished folds."
+    "all folds are there; their number says how many are. UAR on validation: of the checkpoint "
+    "that was tested, to choose settings by; WAR and UAR: of the test. Difference: a row's UAR "
+    "minus that of the first row of its group, in points, where both have all folds. A run that "
+    "stands in several groups is the same run, over the seeds of each. Seconds: mean of the "
+    "finished folds."
 )
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -149,18 +151,18 @@ def groups_markdown(
     >>> cells = [Cell(row, "target", {1: [FoldScore(0.7, 0.6, 10, 40)]}) for row in "ab"]
     >>> text = groups_markdown({"target": Comparison(cells)}, "Demo")
     >>> print("\n".join(text.splitlines()[4:6]))
-    | target | a | 1 | 1 of 1 | 70.00 | 60.00 |  |  |  | – |
-    | target | b | 1 | 1 of 1 | 70.00 | 60.00 | – | – | – | – |
+    | target | a | 1 | 1 of 1 | – | 70.00 | 60.00 |  |  |  | – |
+    | target | b | 1 | 1 of 1 | – | 70.00 | 60.00 | – | – | – | – |
     """
-    heading = ["group", "row", "seeds", "folds", "WAR", "UAR", "difference in UAR"]
-    heading += ["95 % interval", "p", "seconds a fold"]
+    heading = ["group", "row", "seeds", "folds", "UAR on validation", "WAR", "UAR"]
+    heading += ["difference in UAR", "95 % interval", "p", "seconds a fold"]
     rows = []
     for group, comparison in groups.items():
         for cell in comparison.cells:
             first = cell is comparison.cells[0]
             row = [group, comparison.names.get(cell.objective, cell.objective)]
             row += [", ".join(map(str, cell.scores)), f"{cell.finished} of {cell.expected}"]
-            row += [_spread(cell.mean_and_std(name)) for name in SCORES]
+            row += [_spread(cell.mean_and_std(name)) for name in ("valid_uar", *SCORES)]
             test = difference_from_first(comparison, cell, "uar") or PairedTest(0)
             compared = [_signed(test.difference), _interval(test.interval), _p(test.p)]
             row += ["", "", ""] if first else compared
@@ -182,18 +184,19 @@ def groups_csv(groups: Mapping[str, Comparison]) -> str:
     >>> from gemoclap_sb.evaluation.comparison import Cell, FoldScore
     >>> cell = Cell("softmax", "target", {1: [FoldScore(0.75, 0.5, 10, 40, seconds=3.0)]})
     >>> print(groups_csv({"target": Comparison([cell])}).splitlines()[1])
-    target,softmax,1,1,1,folds,75.0000,,50.0000,,,,,,3.0
+    target,softmax,1,1,1,folds,,,75.0000,,50.0000,,,,,,3.0
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heading = ["group", "row", "seeds", "folds_finished", "folds_expected", "std_over"]
-    heading += [f"{name}_{of}" for name in SCORES for of in ("percent", "std_percent")]
+    scores = ("valid_uar", *SCORES)
+    heading += [f"{name}_{of}" for name in scores for of in ("percent", "std_percent")]
     heading += ["uar_difference_points", "interval_low_points", "interval_high_points", "p"]
     writer.writerow([*heading, "seconds_a_fold"])
     for group, comparison in groups.items():
         for cell in comparison.cells:
             test = difference_from_first(comparison, cell, "uar") or PairedTest(0)
-            values = [v for name in SCORES for v in cell.mean_and_std(name) or (None, None)]
+            values = [v for name in scores for v in cell.mean_and_std(name) or (None, None)]
             values += [test.difference, *(test.interval or (None, None))]
             seconds = cell.mean_seconds
             writer.writerow(

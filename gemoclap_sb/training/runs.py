@@ -273,6 +273,7 @@ def _read_score(folder: Path) -> FoldScore | None:
             n_train=_recorded(folder / "manifests" / RECORD, "counts", "train", "utterances"),
             notes=tuple(filter(None, [chosen, *metrics.get("notes", [])])),
             seconds=_recorded(folder / RUN, "seconds"),
+            valid_uar=metrics.get("valid_uar"),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ExperimentError(

@@ -162,7 +162,8 @@ def groups():
         Cell("softmax", "target", {1: folds(0.60, 0.80, notes=notes), 2: folds(0.62, 0.82)}),
         Cell("partial", "target", {1: folds(0.60, 0.80), 2: folds(0.62, None)}),
     ]
-    same = [FoldScore(0.5, 0.4, 20, 80, notes, seconds) for seconds in (10.0, 30.0)]
+    last = [(10.0, 0.5), (30.0, 0.6)]
+    same = [FoldScore(0.5, 0.4, 20, 80, notes, *seconds_and_valid) for seconds_and_valid in last]
     prompts = [Cell(row, "prompts", {3: same}) for row in ("a", "b")]
     return {"target": Comparison(target), "prompts": Comparison(prompts)}
 
@@ -176,20 +177,21 @@ def test_groups_have_each_row_against_the_first(groups):
         ("prompts", "a"), ("prompts", "b"),
     ]  # fmt: skip
     assert rows["target", "normalized"] == [
-        "1, 2", "4 of 4", "77.00 ± 2.83", "67.00 ± 2.83", "", "", "", "–",
+        "1, 2", "4 of 4", "–", "77.00 ± 2.83", "67.00 ± 2.83", "", "", "", "–",
     ]  # fmt: skip
     # By hand: 0.60 + 0.62 - 0.70 - 0.74 and 0.80 + 0.82 - 0.80 - 0.84, halved.
     error = 100 * math.sqrt((1 / 2 + 20 / 80) * (0.10**2) / 2)
     p = 1 - 2 / math.pi * math.atan(6 / error)
     reach = error * math.tan(0.475 * math.pi)
-    assert rows["target", "softmax"][4:] == [
+    assert rows["target", "softmax"][5:] == [
         "−6.00", f"[−{reach + 6:.2f}, +{reach - 6:.2f}]", f"{p:.3f}", "–",
     ]  # fmt: skip
     # A fold is missing: no figure, though one fold could be compared.
-    assert rows["target", "partial"][1:] == ["3 of 4", *"––––––"]
+    assert rows["target", "partial"][1:] == ["3 of 4", *"–––––––"]
     assert rows["prompts", "b"] == [
         "3",
         "2 of 2",
+        "55.00 ± 7.07",
         "50.00 ± 0.00",
         "40.00 ± 0.00",
         "+0.00",
@@ -210,6 +212,8 @@ def test_groups_as_csv_are_empty_where_nothing_is(groups):
     assert partial[["war_percent", "uar_percent", "uar_difference_points", "p"]].isna().all()
     assert (partial.folds_finished, partial.folds_expected) == (3, 4)
     assert table.loc["prompts", "a"].seconds_a_fold == 20.0
+    assert table.loc["prompts", "a"].valid_uar_percent == 55.0
+    assert math.isnan(softmax.valid_uar_percent)
     assert table.std_over.to_dict()["prompts", "a"] == "folds"
     first = table.loc["target", "normalized"]
     assert first[["uar_difference_points", "p", "seconds_a_fold"]].isna().all()

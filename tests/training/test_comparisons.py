@@ -83,7 +83,7 @@ class Recipe(Runs):
         return 0
 
     def finish(self, folder, uar):
-        result = {"war": uar, "uar": uar, "n_test": 10, "notes": []}
+        result = {"war": uar, "uar": uar, "valid_uar": uar / 2, "n_test": 10, "notes": []}
         write_json(f"{folder}/metrics.json", {**result, "validation": "development"})
         write_json(f"{folder}/manifests/prepare.json", {"counts": {"train": {"utterances": 40}}})
         write_json(f"{folder}/run.json", {"seconds": 100 * uar})
@@ -144,7 +144,7 @@ def test_every_setting_runs_once_whichever_groups_it_stands_in(command, recipe, 
     assert (two["uar_percent"], two["folds_finished"]) == ("52.2500", "4")
     assert float(rows["target", "softmax"]["uar_difference_points"]) == pytest.approx(10)
     assert float(rows["alpha_e", "0.5"]["uar_difference_points"]) == pytest.approx(-10)
-    assert two["seconds_a_fold"] == "52.2"
+    assert (two["seconds_a_fold"], two["valid_uar_percent"]) == ("52.2", "26.1250")
     text = (tmp_path / "out/settings.md").read_text()
     assert text in capsys.readouterr().out
     # Of whom the figures are.
