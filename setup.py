@@ -12,8 +12,9 @@ setup(
     description="GEmo-CLAP for SpeechBrain: contrastive language-audio emotion recognition",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
+    # The second is that of the weights in gemoclap_sb/inference/default_model alone.
+    license="Apache-2.0 AND CC-BY-NC-SA-4.0",
+    license_files=["LICENSE", "gemoclap_sb/inference/default_model/LICENSE"],
     packages=find_packages(include=["gemoclap_sb", "gemoclap_sb.*"]),
     package_data={
         "gemoclap_sb": ["py.typed"],

@@ -14,6 +14,7 @@ DESCRIPTION = (
     "rest go on."
 )
 EXAMPLES = """\
+  gemoclap classify speech.wav
   gemoclap classify a.wav b.flac --model exported
   gemoclap classify recordings/ --model exported --format json | jq '.[].label'
   gemoclap classify a.wav --model exported --abstain-below 0.6

@@ -92,7 +92,7 @@ def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = dict.fromkeys(VALIDATION_NOTES.get(of.get("validation")) for of in runs)
     lines = [
         f"The average of {len(runs)} models: its cosines are the mean of theirs.",
-        "What each scored alone on its run's test set:",
+        "What each scored alone on its run's test set, or where it had none on its validation:",
         "",
         *markdown_table(["run of", "fold", "seed", "n_test", "WAR", "UAR"], rows),
         "",

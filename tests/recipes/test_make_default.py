@@ -163,14 +163,22 @@ def test_the_card_says_what_that_temperature_does_within_the_corpora(given, in_p
     # Surer than models are of another corpus, and rightly.
     true = write_run(tmp_path, 3, 4 * scores, 5.0, protocol="both")
     found = calibration.calibrate_across(tmp_path)
-    own, with_it, above = found.within
+    own, with_it = found.within
 
     def confidence(scale):
         shown = scale * np.hstack([4 * scores, np.full((len(scores), 1), 0.3)])
         return softmax(shown, axis=1).max(axis=1)
 
-    assert above == pytest.approx((confidence(found.scale) > 0.5).mean())
     right = (scores.argmax(axis=1) == true).mean()
+    sure = confidence(found.scale) >= 0.5
+    share, of_these = found.answered["unheard speakers, by models of both"][4]
+    assert 0.1 < share < 0.99 and share == pytest.approx(sure.mean())
+    assert of_these == pytest.approx((scores.argmax(axis=1) == true)[sure].mean())
+    # Both transfers ask for the same temperature.
+    transferred = softmax(found.scale * scores, axis=1).max(axis=1) >= 0.5
+    assert 0.1 < transferred.mean() < 0.9
+    share_across = found.answered["nEMO, by models of RAVDESS"][4][0]
+    assert share_across == pytest.approx(transferred.mean(), abs=0.01)
     # Where all bins err in one direction, their errors add up to that of the mean.
     assert right > confidence(5.0).mean() > confidence(found.scale).mean()
     assert with_it == pytest.approx(right - confidence(found.scale).mean(), abs=0.02)
@@ -179,6 +187,8 @@ def test_the_card_says_what_that_temperature_does_within_the_corpora(given, in_p
     assert make_default.main(argv) == 0
     said = f"{100 * with_it:.1f} % with it ({100 * own:.1f} % with their own)"
     assert said in card(tmp_path / "model")
+    row = next(line for line in card(tmp_path / "model").splitlines() if line.startswith("| 0.5 |"))
+    assert row.endswith(f"| {100 * share:.1f} ({100 * of_these:.1f} right) |")
 
 
 @pytest.mark.parametrize(

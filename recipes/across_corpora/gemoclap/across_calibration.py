@@ -30,6 +30,9 @@ from gemoclap_sb.evaluation.predictions import (
 from gemoclap_sb.files import read_json
 from gemoclap_sb.training.run_folder import METRICS, is_finished
 
+THRESHOLDS = (0.2, 0.25, 0.3, 0.4, 0.5)
+OTHER = dict(zip(TESTED.values(), reversed(TESTED.values()), strict=True))
+
 
 @dataclass(frozen=True)
 class AcrossCorpora:
@@ -39,13 +42,16 @@ class AcrossCorpora:
     for. ``errors`` are by tested corpus, among the classes that both have: with the temperature
     of the model's own validation speakers, and with that of the other transfer, which has not
     seen this one's answers. ``within`` is of models of both corpora and unheard speakers of
-    both: the error with their own temperature, that with ``scale``, and the share of answers
-    whose probability is then above one half; None where there are none.
+    both: the error with their own temperature, and that with ``scale``; None where there are
+    none. ``answered`` is by who was heard, the transfers with each other's temperature and
+    unheard speakers of both with ``scale``: for each of `THRESHOLDS` the share of answers that
+    are as probable, and the share of these that are right, None where there are none.
     """
 
     scale: float
     errors: Mapping[str, tuple[float, float]]
-    within: tuple[float, float, float] | None
+    within: tuple[float, float] | None
+    answered: Mapping[str, Sequence[tuple[float, float | None]]]
 
 
 def calibrate_across(figures: Path) -> AcrossCorpora | None:
@@ -60,23 +66,27 @@ def calibrate_across(figures: Path) -> AcrossCorpora | None:
             return None
         cosines[tested], own[tested] = read
     fitted = {tested: _fit(answers) for tested, answers in cosines.items()}
-    first, second = TESTED.values()
+    by_other = {tested: _scaled(of, fitted[OTHER[tested]]) for tested, of in cosines.items()}
     errors = {
-        tested: tuple(
-            calibration_figures(answers)["ece"]
-            for answers in (own[tested], _scaled(cosines[tested], fitted[other]))
-        )
-        for tested, other in ((first, second), (second, first))
+        tested: tuple(calibration_figures(of)["ece"] for of in (own[tested], answers))
+        for tested, answers in by_other.items()
+    }
+    heard = {
+        f"{tested}, by models of {OTHER[tested]}": answers for tested, answers in by_other.items()
     }
     scale = math.exp(np.mean(np.log([*fitted.values()])))
     within = None
     if read := _pooled(figures, "both/seed_*/fold_*"):
         answers = _scaled(read[0], scale)
-        within = (
-            *(calibration_figures(of)["ece"] for of in (read[1], answers)),
-            float((answers.probabilities.max(axis=1) > 0.5).mean()),
-        )
-    return AcrossCorpora(scale, errors, within)
+        within = tuple(calibration_figures(of)["ece"] for of in (read[1], answers))
+        heard["unheard speakers, by models of both"] = answers
+    return AcrossCorpora(scale, errors, within, {who: _answered(of) for who, of in heard.items()})
+
+
+def _answered(answers: Predictions) -> list[tuple[float, float | None]]:
+    right = answers.predicted == answers.true
+    sure = [answers.confidence >= threshold for threshold in THRESHOLDS]
+    return [(float(of.mean()), float(right[of].mean()) if of.any() else None) for of in sure]
 
 
 def _pooled(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from across import FIGURES, HERE, HPARAMS, TABLES, checked, protocol_argv
-from across_calibration import AcrossCorpora, calibrate_across
+from across_calibration import THRESHOLDS, AcrossCorpora, calibrate_across
 from across_prepare import CORPORA, NEMO, RAVDESS
 from across_tables import is_lossy
 from huggingface_hub import ModelCardData
@@ -156,6 +156,7 @@ def default_card(
             training=_training_text(runs),
             command=command,
             figures=_figures_text(figures, runs[0]),
+            answered=_answered_text(across),
             calibration=_calibration_text(across, len(_speakers(runs, "valid")), len(runs)),
         )
     )
@@ -208,13 +209,11 @@ def _calibration_text(across: AcrossCorpora | None, held_out: int, members: int)
         f"expected calibration error of {found}."
     )
     if across.within:
-        own, of_others, above = across.within
+        own, of_others = across.within
         text += (
             " Of speech like the training data the model is therefore too unsure: models of both "
             "corpora, asked about unheard speakers of both, have an error of "
-            f"{100 * of_others:.1f} % with it ({100 * own:.1f} % with their own), and "
-            f"{100 * above:.2f} % of their answers a probability above 0.5. Choose "
-            "`--abstain-below` accordingly."
+            f"{100 * of_others:.1f} % with it ({100 * own:.1f} % with their own)."
         )
     if members > 1:
         text += (
@@ -222,6 +221,23 @@ def _calibration_text(across: AcrossCorpora | None, held_out: int, members: int)
             f"{members} models, which this is, they were not measured."
         )
     return text
+
+
+def _answered_text(across: AcrossCorpora | None) -> str:
+    """Lay out how much is answered, and how much of that rightly, by probability."""
+    if across is None:
+        return "Not measured."
+    rows = [
+        [
+            f"{threshold:g}",
+            *(
+                f"{100 * share:.1f}" + ("" if right is None else f" ({100 * right:.1f} right)")
+                for share, right in (of[i] for of in across.answered.values())
+            ),
+        ]
+        for i, threshold in enumerate(THRESHOLDS)
+    ]
+    return "\n".join(markdown_table(["P", *across.answered], rows))
 
 
 def _speakers(runs: Sequence[Path], split: str) -> set[str]:
