@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ def main(train_script: Path, comparisons: Comparisons, argv: Sequence[str] | Non
         chosen = list(
             {run.called: run for run in _chosen(runs, comparisons, options.only)}.values()
         )
-        return chosen, lambda: write_tables(runs, Path(options.output_folder), comparisons)
+        shown = _shown(comparisons, options.only) if options.tables_only else comparisons
+        return chosen, lambda: write_tables(runs, Path(options.output_folder), shown)
 
     return conduct(train_script, options, planned)
 
@@ -206,6 +207,12 @@ def _chosen(
     ]
 
 
+def _shown(comparisons: Comparisons, only: Sequence[str] | None) -> Comparisons:
+    """Keep the groups of which ``--only`` names something."""
+    groups = [of for of in comparisons.groups if any(_named(of, row, only) for row in of.rows)]
+    return replace(comparisons, groups=groups)
+
+
 def _named(group: Group, row: Row, only: Sequence[str] | None) -> bool:
     return only is None or bool({group.title, group.name(row)} & set(only))
 
@@ -219,7 +226,8 @@ def _parser(comparisons: Comparisons) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     groups = ",".join(group.title for group in comparisons.groups)
-    add("--only", type=listed_names, help=f"run these alone: groups ({groups}) or rows, as listed")
+    help = f"run these alone, or with --tables_only show their groups alone: groups ({groups}) or "
+    add("--only", type=listed_names, help=f"{help}rows, as listed")
     add("--seeds", type=listed_seeds, help="1,2: in place of those that each group has")
     add_options(parser, f"results/{comparisons.name}")
     return parser

@@ -210,6 +210,10 @@ def test_list_and_tables_only_run_nothing(script, recipe, tmp_path, capsys):
     assert not (tmp_path / "out/settings.md").exists()
     assert comparisons.main(script, SETTINGS, [*output, "--tables_only"]) == 0
     assert table(tmp_path)["alpha_e", "0.9"]["folds_finished"] == "1"
+    assert len(table(tmp_path)) == 5
+    only = [*output, "--tables_only", "--only", "target_softmax"]
+    assert comparisons.main(script, SETTINGS, only) == 0
+    assert {group for group, _ in table(tmp_path)} == {"target"} and len(table(tmp_path)) == 2
     assert recipe.asked == []
 
 
