@@ -36,10 +36,10 @@ _GROUPS_CAPTION = (
     "WAR (accuracy) and UAR (mean of the per-class recalls) in %, mean ± standard deviation over "
     "the means of a row's seeds, or over its folds where it has one seed (ddof = 1). A dash: not "
     "all folds are there; their number says how many are. UAR on validation: of the checkpoint "
-    "that was tested, to choose settings by; WAR and UAR: of the test. Difference: a row's UAR "
-    "minus that of the first row of its group, in points, where both have all folds. A run that "
-    "stands in several groups is the same run, over the seeds of each. Seconds: mean of the "
-    "finished folds."
+    "that was tested, each utterance heard once, to choose settings by; WAR and UAR: of the test. "
+    "Difference: a row's UAR minus that of the first row of its group, in points, where both have "
+    "all folds. A run that stands in several groups is the same run, over the seeds of each. "
+    "Seconds: mean of the finished folds."
 )
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

@@ -165,9 +165,15 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
 
 def build_brain(run: Run) -> GEmoCLAPBrain:
     """Make the brain, describe its model for export, and load what pretraining left."""
-    hparams = run.hparams
-    if getattr(hparams["objective"], "cross_entropy_weight", 0.0):
-        sizes = {head: len(hparams["label_encoders"][head]) for head in hparams["objective"].heads}
+    hparams, objective = run.hparams, run.hparams["objective"]
+    heads, trained = hparams["modules"]["clap"].heads, getattr(objective, "heads", None)
+    if trained is not None and set(heads) != set(trained):
+        raise ExperimentError(
+            f"heads: the model has {', '.join(heads)}, the objective trains {', '.join(trained)} "
+            "(an attribute that weighs 0 is not trained). Let --heads and the weights agree."
+        )
+    if getattr(objective, "cross_entropy_weight", 0.0):
+        sizes = {head: len(hparams["label_encoders"][head]) for head in trained}
         hparams["modules"]["clap"].add_classifiers(sizes)
     brain = GEmoCLAPBrain(
         modules=hparams["modules"],

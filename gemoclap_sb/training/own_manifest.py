@@ -52,6 +52,10 @@ def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict
             f"{len(folds)} values of {settings['fold_column']}, a fold each. Leave it out, or "
             f"make groups of speakers with --fold_column {_SPEAKER}."
         )
+    if words.heads and (twice := [key for key in ("weights", "heads") if key in given]):
+        raise ExperimentError(
+            f"--{twice[0]}: {settings['words']} has heads, from which weights follow. Give one."
+        )
     own = {"number_of_folds": len(folds), "prompts": _prompts(words), **_heads(words, settings)}
     if "num_classes" in settings:
         own["num_classes"] = len(words.words["emotion"])

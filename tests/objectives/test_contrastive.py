@@ -231,6 +231,21 @@ def test_more_than_two_attributes():
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_an_attribute_that_weighs_nothing_needs_neither_labels_nor_a_head(weight):
+    both, one = {"emotion": 1.0, "gender": 0.0}, {"emotion": 1.0}
+    audio = torch.nn.functional.normalize(torch.randn(4, 3), dim=1)
+    output = ContrastiveOutput(audio, audio.flip(0), torch.ones(()), torch.ones(()))
+    outputs = {"emotion": output._replace(logits=torch.randn(4, 2))}
+    labels = {"emotion": torch.tensor([0, 1, 1, 0])}
+    losses = [
+        MultiTaskObjective(weights, cross_entropy_weight=weight)(outputs, labels)
+        for weights in (both, one)
+    ]
+    assert torch.equal(*losses)
+    assert MultiTaskObjective(both).heads == MultiTaskObjective(both).attributes == ("emotion",)
+
+
 @pytest.mark.parametrize("objective_class", [SoftLabelObjective, MultiTaskObjective])
 @pytest.mark.parametrize(("similarity", "reduction", "target"), OPTIONS)
 def test_gradients_by_finite_differences(objective_class, similarity, reduction, target):

@@ -196,6 +196,14 @@ def test_impossible_option_is_told_before_training(
     assert not list((tmp_path / "run/save").glob("CKPT*"))
 
 
+@pytest.mark.parametrize("given", [{"alpha_e": 1.0}, {"heads": "[emotion]", "alpha_e": 0.5}])
+def test_heads_and_weights_that_do_not_agree_are_told(given, small_manifests, tmp_path, capsys):
+    argv = own_manifests(small_manifests, tmp_path / "run", **given)
+    argv[0] = argv[0].replace("sl_scratch", "ml_scratch")
+    assert main(None, argv) == 2
+    assert "heads: the model has emotion" in capsys.readouterr().err
+
+
 def test_diverged_model_is_no_result(small_manifests, tmp_path, monkeypatch, capsys):
     scores = GEmoCLAP.class_scores
     monkeypatch.setattr(GEmoCLAP, "class_scores", lambda *a: scores(*a) * math.nan)

@@ -165,6 +165,16 @@ def test_heads_are_those_of_the_words(manifest, tmp_path, capsys):
         settings("ml_scratch")
     content["templates"] = {"age": ["a person who is {}"]}
     assert settings("ml_scratch")["heads"] == ["emotion", "age"]
+    three = {"gender": {"F": "woman", "M": "man"}, "heads": ["emotion", "age", "gender"]}
+    before, content = content, content | three
+    weights = {"emotion": 0.75, "gender": 0.125, "age": 0.125}
+    assert settings("ml_scratch")["weights"] == pytest.approx(weights)
+    content = before
+    options["weights"] = "{emotion: 0.75, gender: 0.25}"
+    with pytest.raises(ExperimentError, match="--weights: .*words.yaml has heads"):
+        settings("ml_scratch")
+    del options["weights"]
+    settings("ml_scratch")
     run = tmp_path / "ml"
     for name in ("sl_scratch", "ml_scratch"):
         argv = command(name, tmp_path / "corpus.csv", tmp_path / name[:2], **options)

@@ -30,7 +30,7 @@ from gemoclap_sb.evaluation.predictions import (
 from gemoclap_sb.files import read_json
 from gemoclap_sb.training.run_folder import METRICS, is_finished
 
-THRESHOLDS = (0.2, 0.25, 0.3, 0.4, 0.5)
+THRESHOLDS, FEW = (0.2, 0.25, 0.3, 0.4, 0.5), 50
 OTHER = dict(zip(TESTED.values(), reversed(TESTED.values()), strict=True))
 
 
@@ -43,9 +43,9 @@ class AcrossCorpora:
     of the model's own validation speakers, and with that of the other transfer, which has not
     seen this one's answers. ``within`` is of models of both corpora and unheard speakers of
     both: the error with their own temperature, and that with ``scale``; None where there are
-    none. ``answered`` is by who was heard, the transfers with each other's temperature and
-    unheard speakers of both with ``scale``: for each of `THRESHOLDS` the share of answers that
-    are as probable, and the share of these that are right, None where there are none.
+    none. ``answered`` is by who was heard, with ``scale``: for each of `THRESHOLDS` the share of
+    answers that are as probable, and the share of these that are right, None for fewer than
+    `FEW` answers.
     """
 
     scale: float
@@ -71,10 +71,11 @@ def calibrate_across(figures: Path) -> AcrossCorpora | None:
         tested: tuple(calibration_figures(of)["ece"] for of in (own[tested], answers))
         for tested, answers in by_other.items()
     }
-    heard = {
-        f"{tested}, by models of {OTHER[tested]}": answers for tested, answers in by_other.items()
-    }
     scale = math.exp(np.mean(np.log([*fitted.values()])))
+    heard = {
+        f"{tested}, by models of {OTHER[tested]}": _scaled(answers, scale)
+        for tested, answers in cosines.items()
+    }
     within = None
     if read := _pooled(figures, "both/seed_*/fold_*"):
         answers = _scaled(read[0], scale)
@@ -86,7 +87,7 @@ def calibrate_across(figures: Path) -> AcrossCorpora | None:
 def _answered(answers: Predictions) -> list[tuple[float, float | None]]:
     right = answers.predicted == answers.true
     sure = [answers.confidence >= threshold for threshold in THRESHOLDS]
-    return [(float(of.mean()), float(right[of].mean()) if of.any() else None) for of in sure]
+    return [(float(of.mean()), float(right[of].mean()) if of.sum() >= FEW else None) for of in sure]
 
 
 def _pooled(
