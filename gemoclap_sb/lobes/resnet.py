@@ -68,7 +68,7 @@ class ResNetEncoder(Configured):
         D, size of a frame.
     time_masks, frequency_masks : int
         Most stretches of time and of frequency that training masks in an utterance; 1 or more
-        are drawn. 0 masks none.
+        are drawn for each batch. 0 masks none.
     time_mask_ms : float
         Longest stretch of time, in milliseconds.
     frequency_mask_bands : int

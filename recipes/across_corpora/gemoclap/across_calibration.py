@@ -66,10 +66,12 @@ def calibrate_across(figures: Path) -> AcrossCorpora | None:
             return None
         cosines[tested], own[tested] = read
     fitted = {tested: _fit(answers) for tested, answers in cosines.items()}
-    by_other = {tested: _scaled(of, fitted[OTHER[tested]]) for tested, of in cosines.items()}
     errors = {
-        tested: tuple(calibration_figures(of)["ece"] for of in (own[tested], answers))
-        for tested, answers in by_other.items()
+        tested: tuple(
+            calibration_figures(of)["ece"]
+            for of in (own[tested], _scaled(answers, fitted[OTHER[tested]]))
+        )
+        for tested, answers in cosines.items()
     }
     scale = math.exp(np.mean(np.log([*fitted.values()])))
     heard = {
@@ -85,9 +87,11 @@ def calibrate_across(figures: Path) -> AcrossCorpora | None:
 
 
 def _answered(answers: Predictions) -> list[tuple[float, float | None]]:
-    right = answers.predicted == answers.true
     sure = [answers.confidence >= threshold for threshold in THRESHOLDS]
-    return [(float(of.mean()), float(right[of].mean()) if of.sum() >= FEW else None) for of in sure]
+    return [
+        (float(of.mean()), float(answers.correct[of].mean()) if of.sum() >= FEW else None)
+        for of in sure
+    ]
 
 
 def _pooled(
