@@ -154,7 +154,9 @@ def _write_summary(
     summary |= pool_folds(root, folders, results)
     title = f"{settings['experiment']}, cross-validation"
     picture = draw_cross_validation(summary, root / "cv_folds.png", title)
-    command = " ".join(["python", train_script.with_name("cross_validate.py").name, *argv])
+    # A script that is no train.py runs its folds itself.
+    script = "cross_validate.py" if train_script.name == "train.py" else train_script.name
+    command = " ".join(["python", script, *argv])
     report = cross_validation_report(
         summary, settings["experiment"], [machine], command=command, picture=picture.name
     )
