@@ -82,3 +82,10 @@ def test_two_folds(script, tmp_path, capfd):
     other = ["--output_folder", str(tmp_path / "other"), "--valid_speakers", "99"]
     assert script.main([*given, "--fold", "1", *other]) == 2
     assert "error: " in capfd.readouterr().err
+
+
+def test_an_experiment_without_a_text_tower_is_refused(script, tmp_path, capsys):
+    given = [str(RECIPE / "hparams/ravdess_cross_entropy.yaml"), "--data_folder", str(tmp_path)]
+    given += ["--fold", "1", "--output_folder", str(tmp_path / "out")]
+    assert script.main(given) == 2
+    assert "expected a model with a text tower" in capsys.readouterr().err

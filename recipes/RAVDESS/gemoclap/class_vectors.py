@@ -50,7 +50,13 @@ def replace_text_tower(clap: GEmoCLAP, prompts: Prompts) -> None:
 def train(argv: Sequence[str]) -> None:
     """Train and test one fold."""
     run = experiment.open_run(argv)
-    replace_text_tower(run.hparams["modules"]["clap"], run.hparams["prompts"])
+    clap = run.hparams["modules"]["clap"]
+    if not isinstance(clap, GEmoCLAP):
+        raise ExperimentError(
+            f"{run.hparams_file}: expected a model with a text tower, found {type(clap).__name__}. "
+            "Give ravdess_scratch.yaml or ravdess_ml.yaml."
+        )
+    replace_text_tower(clap, run.hparams["prompts"])
     splits = experiment.load_splits(run, prepare_ravdess)
     brain = experiment.build_brain(run)
     experiment.write_result(run, splits, brain, *experiment.fit_and_test(brain, splits))
