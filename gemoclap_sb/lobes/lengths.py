@@ -187,3 +187,39 @@ def _placed(some: Tensor, positions: Tensor, rows: int) -> Tensor:
     wide = some.contiguous().view(torch.int64)
     matrix.view(torch.int64).index_copy_(0, positions, wide)
     return matrix
+
+
+def length_groups(counts: Sequence[int], overhead: int = 32) -> list[list[int]]:
+    """Split a batch into groups of similar length, so that as little as possible is computed.
+
+    Parameters
+    ----------
+    counts : Sequence[int]
+        Frames of each utterance.
+    overhead : int
+        What one more group costs, in frames. At the size of a base model, reading all weights
+        once more takes as long as computing some twenty frames.
+
+    Returns
+    -------
+    list of list of int
+        Places in ``counts``: the cheapest cut of the batch sorted by length, where a group costs
+        as many frames as its utterances times its longest, and the overhead.
+
+    Examples
+    --------
+    >>> length_groups([50, 700, 60, 690])
+    [[0, 2], [3, 1]]
+    """
+    order = sorted(range(len(counts)), key=counts.__getitem__)
+    # best[n]: the least cost of the n shortest, and where their last group begins.
+    best = [(0, 0)]
+    for end, place in enumerate(order, start=1):
+        costs = ((best[at][0] + (end - at) * counts[place] + overhead, at) for at in range(end))
+        best.append(min(costs))
+    groups, end = [], len(order)
+    while end:
+        start = best[end][1]
+        groups.append(order[start:end])
+        end = start
+    return groups[::-1]

@@ -23,7 +23,13 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrained
 
 from gemoclap_sb.lobes.adapters import insert_lora
 from gemoclap_sb.lobes.attention import fuse_wavlm_attention
-from gemoclap_sb.lobes.lengths import mask_from_lengths, receptive_field, sample_lengths
+from gemoclap_sb.lobes.lengths import (
+    length_groups,
+    mask_from_lengths,
+    receptive_field,
+    sample_lengths,
+)
+from gemoclap_sb.lobes.packed_front_end import can_pack, packed_features
 from gemoclap_sb.lobes.padding import (
     attention_mask,
     front_end_features,
@@ -166,15 +172,15 @@ class SSLEncoder(HFTransformersInterface):
         if self.options["pad_short"]:
             wavs = F.pad(wavs, (0, max(0, self.shortest - wavs.shape[1])))
             samples = None if samples is None else samples.clamp(min=self.shortest)
-        with torch.set_grad_enabled(_builds_graph(self.model)):
-            states, valid = self._hidden_states(wavs, samples)
-        frames = states[-1]
-        if self.options["layers"] == "weighted":
-            weights = torch.softmax(self.layer_weights, dim=0)
-            frames = sum(weight * state for weight, state in zip(weights, states, strict=True))
-        if valid is not None:
-            frames = frames.masked_fill(~valid.unsqueeze(-1), 0.0)
-        return frames.float()
+        if samples is None or not self._may_split(wavs):
+            return self._frames(wavs, samples)
+        counts = self.frame_lengths(samples)
+        groups = length_groups(counts.tolist())
+        parts = [self._frames(*_unpadded(wavs[rows], samples[rows])) for rows in groups]
+        frames = parts[0].new_zeros(len(wavs), int(counts.max()), self.output_size)
+        for rows, part in zip(groups, parts, strict=True):
+            frames[rows, : part.shape[1]] = part
+        return frames
 
     def frame_lengths(self, samples: Tensor) -> Tensor:
         """Count the valid frames of utterances of that many samples, int64 [B]."""
@@ -309,6 +315,29 @@ class SSLEncoder(HFTransformersInterface):
         # Zeros appended to a short utterance count as its own, so they do not make it padded.
         return samples if shortest < wavs.shape[1] else None
 
+    def _may_split(self, wavs: Tensor) -> bool:
+        """Whether the utterances of a batch may go through the model in several parts.
+
+        Where they are computed one after the other anyway, and none reads what others hold.
+        """
+        is_eager_cpu = wavs.device.type == "cpu" and not torch.compiler.is_compiling()
+        return is_eager_cpu and not any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+            for module in self.model.modules()
+        )
+
+    def _frames(self, wavs: Tensor, samples: Tensor | None) -> Tensor:
+        """Run the model on normalised waveforms: frames [B, F, D], zero past each utterance's."""
+        with torch.set_grad_enabled(_builds_graph(self.model)):
+            states, valid = self._hidden_states(wavs, samples)
+        frames = states[-1]
+        if self.options["layers"] == "weighted":
+            weights = torch.softmax(self.layer_weights, dim=0)
+            frames = sum(weight * state for weight, state in zip(weights, states, strict=True))
+        if valid is not None:
+            frames = frames.masked_fill(~valid.unsqueeze(-1), 0.0)
+        return frames.float()
+
     def _hidden_states(
         self, wavs: Tensor, samples: Tensor | None
     ) -> tuple[list[Tensor], Tensor | None]:
@@ -316,7 +345,11 @@ class SSLEncoder(HFTransformersInterface):
         model, encoder = self.model, self.model.encoder
         recompute = self.options["gradient_checkpointing"] and self.training
         with torch.set_grad_enabled(_builds_graph(model.feature_extractor)):
-            features = front_end_features(model.feature_extractor, wavs, samples, recompute)
+            if can_pack(model.feature_extractor, wavs):
+                lengths = [wavs.shape[1]] * len(wavs) if samples is None else samples.tolist()
+                features = packed_features(model.feature_extractor, wavs, lengths, recompute)
+            else:
+                features = front_end_features(model.feature_extractor, wavs, samples, recompute)
         valid = None
         if samples is not None:
             valid = mask_from_lengths(self.frame_lengths(samples), features.shape[1])
@@ -347,6 +380,12 @@ class SSLEncoder(HFTransformersInterface):
         if self.pre_norm:
             states[-1] = encoder.layer_norm(hidden)
         return states, valid
+
+
+def _unpadded(wavs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Cut [B, T] to its longest utterance; None in place of `samples` where none is padded."""
+    longest = int(samples.max())
+    return wavs[:, :longest], None if bool((samples == longest).all()) else samples
 
 
 def _builds_graph(module: nn.Module) -> bool:

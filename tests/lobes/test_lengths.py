@@ -11,7 +11,12 @@ from speechbrain.dataio.batch import PaddedBatch
 from torch import nn
 
 from gemoclap_sb.lobes import frame_lengths, mask_from_lengths, sample_lengths
-from gemoclap_sb.lobes.lengths import normalize_valid, relative_lengths, valid_positions
+from gemoclap_sb.lobes.lengths import (
+    length_groups,
+    normalize_valid,
+    relative_lengths,
+    valid_positions,
+)
 
 
 @given(st.lists(st.integers(1, 400_000), min_size=1, max_size=8))
@@ -117,3 +122,23 @@ def test_valid_frames_are_the_same_compiled():
         step(torch.compile(normalize_valid)), step(normalize_valid), strict=True
     ):
         torch.testing.assert_close(compiled, eager)
+
+
+def every_cut(places: list[int]):
+    if not places:
+        yield []
+    for size in range(1, len(places) + 1):
+        for rest in every_cut(places[size:]):
+            yield [places[:size], *rest]
+
+
+@pytest.mark.parametrize("overhead", [0, 32, 1000])
+@pytest.mark.parametrize("counts", [[7], [50, 700, 60, 690, 64], [30] * 6, [1, 2, 4, 8, 400, 16]])
+def test_groups_are_the_cheapest_cut_of_the_sorted_batch(counts, overhead):
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(of) * max(counts[i] for i in of) + overhead for of in groups)
+
+    groups = length_groups(counts, overhead)
+    assert sorted(i for of in groups for i in of) == list(range(len(counts)))
+    places = sorted(range(len(counts)), key=counts.__getitem__)
+    assert cost(groups) == min(map(cost, every_cut(places)))

@@ -229,3 +229,32 @@ def test_batch_shape_is_checked(small_ssl, tmp_path):
     lobe = _lobe(small_ssl("wavlm", "layer"))
     with pytest.raises(ValueError, match="expected \\[batch, samples\\]"):
         lobe(torch.randn(2, 16000, 1), torch.ones(2))
+
+
+def test_a_batch_of_unlike_lengths_is_computed_without_its_padding(small_ssl, tmp_path):
+    lobe = SSLEncoder(small_ssl(), tmp_path).eval()
+    widths = []
+    lobe.model.encoder.layers[0].register_forward_pre_hook(
+        lambda module, inputs: widths.append(tuple(inputs[0].shape[:2]))
+    )
+    wavs = make_wavs([64000, 16000, 64000, 15000, 15800])
+    with torch.no_grad():
+        frames = lobe(*pad(wavs))
+    assert frames.shape[:2] == (5, 199)
+    assert sorted(widths) == [(2, 199), (3, 49)]
+    torch.testing.assert_close(frames[3, :46], lobe(wavs[3][None])[0], atol=1e-5, rtol=0)
+
+
+def test_statistics_over_a_batch_keep_it_whole(small_ssl, tmp_path):
+    folder = small_ssl("hubert", "group", conv_pos_batch_norm=True)
+    lobe = SSLEncoder(folder, tmp_path)
+    seen = []
+    norm = next(m for m in lobe.modules() if isinstance(m, torch.nn.BatchNorm1d))
+    norm.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].numel() // lobe.output_size)
+    )
+    batch = pad(make_wavs([64000, 16000]))
+    lobe.train()(*batch)
+    assert seen == [199 + 49]
+    lobe.eval()(*batch)
+    assert sorted(seen[1:]) == [49, 199]
