@@ -1,4 +1,4 @@
-"""The packed front end against transformers on the single utterance, and against the padded form."""
+"""The packed front end against transformers on one utterance, and against the padded form."""
 
 from __future__ import annotations
 
