@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, log_loss
 
-import gemoclap_sb.training.experiment
 import gemoclap_sb.training.gemoclap_brain
+import gemoclap_sb.training.results
 from gemoclap_sb.evaluation.metrics import classification_metrics
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import confidence_intervals
@@ -168,7 +168,7 @@ def test_last_epoch_is_tested_and_exported_when_asked(small_manifests, tmp_path)
     assert main(None, own_manifests(small_manifests, folder, **given)) == 0
     result = metrics_of(folder)
     assert result["epoch"] == 2
-    (kept,) = (folder / "save").glob("CKPT*")
+    [kept] = [p for p in (folder / "save").glob("CKPT*") if "epoch: 2" in meta_of(p)]
     assert recorded_history(folder / "save")[-1]["valid_uar"] == result["valid_uar"]
     # The classifier of the joint loss serves training only.
     weights = torch.load(kept / "clap.ckpt", weights_only=True)
@@ -224,9 +224,9 @@ def test_best_validation_uar_is_tested(small_run):
 def test_curves_show_every_epoch(small_manifests, tmp_path, monkeypatch):
     # The evaluation goes back to the best checkpoint; the picture must not.
     drawn = []
-    real = gemoclap_sb.training.experiment.draw_training_curves
+    real = gemoclap_sb.training.results.draw_training_curves
     monkeypatch.setattr(
-        gemoclap_sb.training.experiment,
+        gemoclap_sb.training.results,
         "draw_training_curves",
         lambda history, path, tested: (
             drawn.append(([r["epoch"] for r in history], tested)) or real(history, path, tested)
@@ -328,7 +328,6 @@ def test_folder_that_cannot_be_written_is_named(small_manifests, tmp_path, capsy
 @pytest.mark.slow
 def test_two_processes_train_together(small_manifests, tmp_path):
     command = own_manifests(small_manifests, tmp_path / "two", "--distributed_launch")
-    command += ["--distributed_backend", "gloo"]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517"]
     printed = finish(start(command, *launcher))
     assert metrics_of(tmp_path / "two")["n_test"] == len(pd.read_csv(small_manifests["test_csv"]))
