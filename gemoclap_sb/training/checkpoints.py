@@ -4,28 +4,21 @@ SpeechBrain's Checkpointer writes a checkpoint's meta file first and the
 parameters after it, into the folder's final name. A process killed in between
 leaves a folder that looks like the newest checkpoint and cannot be loaded.
 Here the folder is written under another name and renamed at the end.
-
-A disk can still lose what was written whole. ``files.json`` in a checkpoint has the size and the
-SHA-256 of its files; one whose files are others is left out, and what was saved before it is used.
+One that is damaged later (`gemoclap_sb.training.checkpoint_files`) is left out, and what was saved
+before it is used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-import yaml
 from speechbrain.utils.checkpoints import (
-    CKPT_PREFIX,
-    METAFNAME,
-    PARAMFILE_EXT,
     Checkpoint,
     Checkpointer,
     ckpt_recency,
@@ -36,18 +29,20 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
-from gemoclap_sb.files import file_digest, read_json, write_json
+from gemoclap_sb.training.checkpoint_files import (
+    DAMAGE,
+    SUMS,
+    compare_sums,
+    listed_checkpoints,
+    no_checkpoint,
+    reason,
+    write_sums,
+)
 from gemoclap_sb.training.run_folder import ExperimentError
 
 logger = get_logger(__name__)
 
 PARTIAL_PREFIX = ".partial-"
-SUMS = "files.json"
-# What reading damaged files raises: ours, json's, yaml's, torch's, SpeechBrain's.
-DAMAGE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError,
-    UnpicklingError, yaml.YAMLError,
-)  # fmt: skip
 SELECTED_BY = "uar"
 """The figure whose best checkpoint is tested and exported, where ``select_by`` names no other."""
 
@@ -110,7 +105,7 @@ class AtomicCheckpointer(Checkpointer):
             try:
                 self._check(chosen)
             except DAMAGE as error:
-                self._damaged[chosen.path] = _reason(error)
+                self._damaged[chosen.path] = reason(error)
                 continue
             try:
                 self.load_checkpoint(chosen)
@@ -118,10 +113,10 @@ class AtomicCheckpointer(Checkpointer):
             except DAMAGE as error:
                 if (chosen.path / SUMS).is_file():
                     raise ExperimentError(
-                        f"{chosen.path} is whole, but not of this model: {_reason(error)}. Give "
+                        f"{chosen.path} is whole, but not of this model: {reason(error)}. Give "
                         "another --output_folder, or the settings that it was made with."
                     ) from error
-                self._damaged[chosen.path] = _reason(error)
+                self._damaged[chosen.path] = reason(error)
         self._tell(chosen)
         return chosen
 
@@ -143,10 +138,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Compare the files with their sums, or read them where there are none; or DAMAGE."""
-        if sums := _sums(checkpoint.path):
-            for name, of in sums.items():
-                if file_digest(checkpoint.path / name) != of["sha256"]:
-                    raise ValueError(f"{name} does not hold what was written")
+        if compare_sums(checkpoint.path):
             return
         # Before anything is loaded: a dataloader would keep its place in the damaged epoch.
         for name, obj in self.recoverables.items():
@@ -194,13 +186,7 @@ class AtomicCheckpointer(Checkpointer):
 def _renamed(partial: Checkpoint) -> Checkpoint:
     """Give a complete checkpoint its name."""
     path = partial.path.with_name(partial.path.name.removeprefix(PARTIAL_PREFIX))
-    write_json(
-        partial.path / SUMS,
-        {
-            file.name: {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-            for file in sorted(partial.path.iterdir())
-        },
-    )
+    write_sums(partial.path)
     if path.exists():
         shutil.rmtree(path)
     os.replace(partial.path, path)
@@ -210,78 +196,6 @@ def _renamed(partial: Checkpoint) -> Checkpoint:
 
 def _partial(path: Path) -> Path:
     return path.with_name(PARTIAL_PREFIX + path.name)
-
-
-def listed_checkpoints(
-    folder: str | os.PathLike,
-) -> tuple[list[Checkpoint], dict[Path, str]]:
-    """List the checkpoints of a folder, newest first, and those that are damaged, with the reason.
-
-    Files are compared with their sizes only; OSError if the folder cannot be read.
-    """
-    found, damaged = [], {}
-    for path in Path(folder).iterdir():
-        if path.name.startswith(CKPT_PREFIX):
-            try:
-                found.append(_read_checkpoint(path))
-            except DAMAGE as error:
-                damaged[path] = _reason(error)
-    return sorted(found, key=ckpt_recency, reverse=True), damaged
-
-
-def no_checkpoint(folder: Path, damaged: Mapping[Path, str]) -> str:
-    """Say that no checkpoint of a folder can be loaded, and what to do."""
-    first = max(damaged)
-    return (
-        f"{folder}: none of its {len(damaged)} checkpoints can be loaded ({first.name}: "
-        f"{damaged[first]}). Put one back from a copy, or delete {folder.parent} to train from "
-        "the start."
-    )
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Give the SHA-256 of a model's weights: their names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def _read_checkpoint(path: Path) -> Checkpoint:
-    """Read what a checkpoint's folder says of it; DAMAGE if its files cannot be what was saved."""
-    meta = yaml.safe_load((path / METAFNAME).read_text(encoding="utf-8"))
-    sums = _sums(path)
-    for name, of in sums.items():
-        if (size := (path / name).stat().st_size) != of["bytes"]:
-            raise ValueError(f"{name} has {size} bytes, {of['bytes']} were written")
-    if sums and file_digest(path / METAFNAME) != sums[METAFNAME]["sha256"]:
-        raise ValueError(f"{METAFNAME} does not hold what was written")
-    if not (isinstance(meta, dict) and isinstance(meta["unixtime"], float)):
-        raise ValueError(f"{METAFNAME} does not say when it was written")
-    files = [file for file in path.iterdir() if file.suffix == PARAMFILE_EXT]
-    return Checkpoint(path, meta, {file.stem: file for file in files})
-
-
-def _sums(path: Path) -> dict[str, dict]:
-    """Read what was written into a checkpoint; nothing where that is not known."""
-    if not (path / SUMS).exists():
-        return {}
-    sums = read_json(path / SUMS)
-    if METAFNAME not in sums:
-        raise ValueError(f"{SUMS} does not list {METAFNAME}")
-    return sums
-
-
-def _reason(error: BaseException) -> str:
-    """Say what is wrong in one line, without torch's advice to let a file run code."""
-    if isinstance(error, FileNotFoundError):
-        return f"{Path(error.filename).name} is missing"
-    if isinstance(error, UnpicklingError | EOFError):
-        return "a file is no checkpoint of tensors"
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
 
 
 def recorded_history(folder: str | os.PathLike) -> list[dict]:

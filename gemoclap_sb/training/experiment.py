@@ -35,7 +35,7 @@ from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
-from gemoclap_sb.training.checkpoints import weights_digest
+from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.launch import join_group, without_launch_flag
 from gemoclap_sb.training.locks import lock_folder
