@@ -79,22 +79,27 @@ def test_finished_run_elsewhere_and_edited(
     assert contents(finished) == after
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_manifest_edited_amid_a_run_is_refused(split, small_manifests, tmp_path, capsys):
-    folder, key = tmp_path / "run", f"{split}_csv"
-    assert main(None, own_manifests(small_manifests, folder, "--debug")) == 0
-    # As if it had trained: debug runs leave no checkpoint.
+def test_manifest_edited_amid_a_run_is_refused(small_manifests, tmp_path, capsys):
+    folder = tmp_path / "run"
+    # It ends when the data are bound, and before it trains.
+    assert main(None, own_manifests(small_manifests, folder, "--test_only")) == 2
     (folder / "save/CKPT+1").mkdir(parents=True)
 
     def relabel(rows):
         rows.loc[0, "transcript"] = "Something else."
         return rows
 
-    other = edited(small_manifests[key], tmp_path / "other.csv", relabel)
-    capsys.readouterr()
-    assert main(None, own_manifests({**small_manifests, key: other}, folder)) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert f"{split} (the cells of its rows, or their order, are others)" in said
+    for split, change, told in (
+        ("train", relabel, "train (the cells of its rows, or their order, are others)"),
+        ("valid", lambda rows: rows[::-1], "valid (the cells of its rows, or their order"),
+        ("test", lambda rows: rows[1:], "test (had 22 rows, now 21)"),
+    ):
+        other = edited(small_manifests[f"{split}_csv"], tmp_path / "other.csv", change)
+        given = {**small_manifests, f"{split}_csv": other}
+        assert main(None, own_manifests(given, folder)) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"{folder} holds a run begun on other data: {told}" in said
+        assert "another --output_folder" in said
 
 
 def test_overlapping_manifests_are_refused(small_manifests, tmp_path, capsys):
@@ -167,13 +172,12 @@ def test_test_only_amid_a_training_has_names_of_its_own(
 
 
 def test_model_that_never_trained_has_no_result(small_manifests, tmp_path, capsys):
-    for flags in (["--test_only"], ["--number_of_epochs", "0"]):
-        folder = tmp_path / flags[0]
-        options = {} if "--test_only" in flags else {"number_of_epochs": 0}
-        command = own_manifests(small_manifests, folder, *flags[:1] * (not options), **options)
-        assert main(None, command) == 2
+    for flags, options in ((["--test_only"], {}), ([], {"number_of_epochs": 0})):
+        folder = tmp_path / f"run{len(flags)}"
+        assert main(None, own_manifests(small_manifests, folder, *flags, **options)) == 2
         assert not (folder / "metrics.json").exists()
-        assert len(capsys.readouterr().err.splitlines()[-1]) > 0
+        [said] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert "number_of_epochs" in said or "nothing was trained" in said
 
 
 def test_debug_leaves_no_checkpoints(small_manifests, tmp_path, capsys):
