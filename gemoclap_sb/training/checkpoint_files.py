@@ -121,7 +121,7 @@ def _read_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"{name} has {size} bytes, {of['bytes']} were written")
     if sums and file_digest(path / METAFNAME) != sums[METAFNAME]["sha256"]:
         raise ValueError(f"{METAFNAME} does not hold what was written")
-    if not (isinstance(meta, dict) and isinstance(meta["unixtime"], float)):
+    if not (isinstance(meta["unixtime"], float) and isinstance(meta["end-of-epoch"], bool)):
         raise ValueError(f"{METAFNAME} does not say when it was written")
     files = [file for file in path.iterdir() if file.suffix == PARAMFILE_EXT]
     return Checkpoint(path, meta, {file.stem: file for file in files})

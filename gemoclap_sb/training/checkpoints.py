@@ -60,7 +60,7 @@ class AtomicCheckpointer(Checkpointer):
     """A Checkpointer whose checkpoints appear under their name when complete.
 
     Arguments are those of ``speechbrain.utils.checkpoints.Checkpointer``. Beside what is asked for,
-    the checkpoint before the newest is kept, to fall back to.
+    the checkpoint of the epoch before the newest is kept, to fall back to.
 
     Examples
     --------
@@ -127,13 +127,14 @@ class AtomicCheckpointer(Checkpointer):
         ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
         **options: object,
     ) -> None:
-        """Delete as the base class does, but keep the one before the newest too.
+        """Delete as the base class does, but keep that of the epoch before the newest too.
 
-        Not among those of a predicate: between epochs there is that of the last epoch.
+        Not among those of a predicate: amid an epoch there is that of the epoch before.
         """
         keys = list(importance_keys)
-        if ckpt_predicate is None and len(recent := self.find_checkpoints()) > 1:
-            keys.append(lambda checkpoint: checkpoint.path == recent[1].path)
+        epochs = self.find_checkpoints(ckpt_predicate=lambda of: of.meta["end-of-epoch"])
+        if ckpt_predicate is None and len(epochs) > 1:
+            keys.append(lambda checkpoint: checkpoint.path == epochs[1].path)
         super().delete_checkpoints(importance_keys=keys, ckpt_predicate=ckpt_predicate, **options)
 
     def _check(self, checkpoint: Checkpoint) -> None:
