@@ -34,6 +34,7 @@ setup(
         "ruamel.yaml>=0.17.28",
         # From 1.9 on its strict dataclasses tell true from 1.
         "huggingface_hub>=1.9",
+        "filelock>=3.10",
         "safetensors>=0.4.3",
         "sentencepiece>=0.2.0",
         "soundfile>=0.12.1",

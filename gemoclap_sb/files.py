@@ -86,6 +86,33 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def kept_on_error(folder: str | os.PathLike) -> Iterator[None]:
+    """Give the files of a folder their content back if what is done with them fails.
+
+    Examples
+    --------
+    >>> folder = getfixture("tmp_path")
+    >>> write_text(folder / "a.txt", "before")
+    >>> with contextlib.suppress(KeyError), kept_on_error(folder):
+    ...     write_text(folder / "a.txt", "after")
+    ...     raise KeyError
+    >>> (folder / "a.txt").read_text(encoding="utf-8")
+    'before'
+    """
+    folder = Path(folder)
+    files = filter(Path.is_file, folder.iterdir()) if folder.is_dir() else ()
+    before = {path: path.read_bytes() for path in files}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            if not path.is_file() or path.read_bytes() != content:
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+        raise
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     r"""Write UTF-8 text with ``\n`` line ends, whole or not at all.
 
@@ -140,7 +167,11 @@ def file_digest(path: str | os.PathLike) -> str:
     >>> file_digest(path)[:8]
     'ba7816bf'
     """
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _refuse(constant: str) -> None:

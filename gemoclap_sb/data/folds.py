@@ -152,7 +152,8 @@ def prepare_manifest(
         rows = read_manifest(path, root, classes, skip_bad_audio, required=())
         # As the manifest has them: some are read as numbers, paths or names.
         folds = {cells["ID"]: fold_of[cells[fold_column]] for cells in cells_of}
-        return [_row(name, cells, root, folds[name]) for name, cells in rows.items()]
+        left_out = {cells["ID"]: {**cells, "duration": 0.0} for cells in cells_of}
+        return [_row(name, of, root, folds[name]) for name, of in (left_out | rows).items()]
 
     return prepare_fold(
         save_folder,

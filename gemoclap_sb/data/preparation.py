@@ -210,7 +210,8 @@ def prepare_fold(
         All that the manifests depend on, as :mod:`json` can store it: ``corpus``,
         ``data_folder``, ``fold``, ``validation``, ``seed`` and whatever else there is.
     read_rows : Callable
-        Makes the rows of a corpus folder, and counts what is unusual there.
+        Makes the rows of a corpus folder, and counts what is unusual there. Rows without a
+        ``duration``, their audio being unusable, are split like the others and then left out.
     folds, validations : collection
         What ``fold`` and ``validation`` may be.
     expected : mapping, optional
@@ -242,7 +243,11 @@ def prepare_fold(
     warning = compare_counts(arguments["corpus"], rows, expected) if expected else None
     chosen = (arguments["fold"], arguments["validation"])
     splits, notes = split_fold(rows, *chosen, seed=arguments["seed"], **split_options)
-    return write_preparation(save_folder, arguments, splits, issues, warning, notes)
+    usable = {split: [row for row in of if row["duration"]] for split, of in splits.items()}
+    left_out = {
+        split: [row["ID"] for row in of if not row["duration"]] for split, of in splits.items()
+    }
+    return write_preparation(save_folder, arguments, usable, issues, warning, notes, left_out)
 
 
 def finished_preparation(
@@ -261,7 +266,7 @@ def finished_preparation(
         return None
     if before != json.loads(json.dumps(dict(arguments))):
         return None
-    result = _result(save_folder, arguments, notes)
+    result = _result(save_folder, arguments, notes, record.get("left_out"))
     if not all(os.path.isfile(result[f"{split}_csv"]) for split in SPLITS):
         return None
     logger.info(
@@ -279,6 +284,7 @@ def write_preparation(
     issues: CorpusIssues,
     warning: str | None = None,
     notes: Iterable[str] = (),
+    left_out: Mapping[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     """Write ``train.csv``, ``valid.csv``, ``test.csv`` and ``prepare.json``.
 
@@ -296,12 +302,14 @@ def write_preparation(
         What `compare_counts` gave. Logged as a warning and put before the notes.
     notes : iterable of str
         What a report of the results must say.
+    left_out : mapping of str to list of str, optional
+        IDs by split of utterances whose audio cannot be used.
 
     Returns
     -------
     dict
-        ``train_csv``, ``valid_csv``, ``test_csv`` and ``data_root`` (str), and
-        ``notes`` (list of str).
+        ``train_csv``, ``valid_csv``, ``test_csv`` and ``data_root`` (str), ``notes`` (list of
+        str), and ``left_out`` where there are such.
 
     Examples
     --------
@@ -346,6 +354,7 @@ def write_preparation(
         "counts": counts,
         "issues": issues.counts(),
         "notes": all_notes,
+        "left_out": {split: ids for split, ids in (left_out or {}).items() if ids},
     }
     write_json(save_folder / RECORD, record)
     for line in issues.lines():
@@ -358,11 +367,15 @@ def write_preparation(
         logger.info("%s", note)
     if warning:
         logger.warning("%s Going on with what was found.", warning)
-    return _result(save_folder, arguments, all_notes)
+    return _result(save_folder, arguments, all_notes, record["left_out"])
 
 
 def _result(
-    save_folder: Path, arguments: Mapping[str, Any], notes: Iterable[str]
+    save_folder: Path,
+    arguments: Mapping[str, Any],
+    notes: Iterable[str],
+    left_out: Mapping[str, list[str]] | None,
 ) -> dict[str, Any]:
     paths = {f"{split}_csv": str(save_folder / f"{split}.csv") for split in SPLITS}
-    return {**paths, "data_root": str(arguments["data_folder"]), "notes": list(notes)}
+    result = {**paths, "data_root": str(arguments["data_folder"]), "notes": list(notes)}
+    return {**result, "left_out": dict(left_out)} if left_out else result

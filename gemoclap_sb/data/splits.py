@@ -14,6 +14,9 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+NOT_INDEPENDENT = "Not speaker-independent"
+"""How a note begins that tells of speakers who are tested and trained on."""
+
 
 def stratified_split(
     rows: Iterable[Row], fraction: float, keys: Sequence[str], seed: int
@@ -224,7 +227,7 @@ def split_fold(
     notes = []
     if shared := sorted({row["spk_id"] for row in test} & {row["spk_id"] for row in rest}):
         notes.append(
-            f"Not speaker-independent: {len(shared)} speakers of the test session ({fold}) are on "
+            f"{NOT_INDEPENDENT}: {len(shared)} speakers of the test session ({fold}) are on "
             f"the training side too, first {shared[0]}."
         )
     if validation == "random":

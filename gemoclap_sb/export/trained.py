@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 
 from gemoclap_sb.files import read_json
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
 from gemoclap_sb.models.configuration import TOKENIZER, read_config
 from gemoclap_sb.models.gemoclap import GEmoCLAP
-from gemoclap_sb.training.checkpoints import SELECTED_BY, best_key
-from gemoclap_sb.training.run_folder import SETTINGS
+from gemoclap_sb.training.checkpoint_files import DAMAGE, selected_checkpoint
+from gemoclap_sb.training.checkpoints import SELECTED_BY
+from gemoclap_sb.training.run_folder import METRICS, SETTINGS, ExperimentError
 
 
 class ExportError(RuntimeError):
@@ -44,7 +44,11 @@ def _best_checkpoint(run_folder: Path) -> Path:
     folder, settings = run_folder / "save", run_folder / SETTINGS
     given = read_json(settings) if settings.is_file() else {}
     figure = given.get("select_by", SELECTED_BY)
-    best = Checkpointer(folder).find_checkpoint(**best_key(figure)) if folder.is_dir() else None
+    metrics = read_json(run_folder / METRICS) if (run_folder / METRICS).is_file() else {}
+    try:
+        best = selected_checkpoint(folder, figure, (metrics.get("checkpoint") or {}).get("epoch"))
+    except ExperimentError as error:
+        raise ExportError(f"{run_folder} cannot be exported: {error}.") from error
     if best is None or "clap" not in best.paramfiles:
         raise ExportError(
             f"{run_folder}: expected a checkpoint with its `{figure}` in {folder}, found none. "
@@ -54,7 +58,10 @@ def _best_checkpoint(run_folder: Path) -> Path:
 
 
 def _load_checkpoint(model: GEmoCLAP, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGE as error:
+        raise ExportError(f"{path} is damaged, or holds more than tensors.") from error
     # Layers that only a joint loss reads.
     state = {name: value for name, value in state.items() if not name.startswith("classifiers.")}
     try:

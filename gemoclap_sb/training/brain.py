@@ -14,6 +14,7 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
+from speechbrain.utils.checkpoints import Checkpoint
 from speechbrain.utils.logger import get_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -25,6 +26,9 @@ from gemoclap_sb.training.run_folder import ExperimentError
 logger = get_logger(__name__)
 
 Rows = Mapping[str, Mapping[str, object]]
+DIVERGED = (
+    "the training diverged. Train again with a lower learning rate, in another --output_folder."
+)
 
 
 class ResumableBrain(sb.Brain):
@@ -37,13 +41,15 @@ class ResumableBrain(sb.Brain):
     `gemoclap_sb.data.samplers.LengthPooledBatchSampler`; see `train_loader_options`.
 
     A subclass computes the forward pass and the loss, and may say by `figures` what an
-    evaluation found besides. The checkpoint is kept whose ``selected_by`` is best.
+    evaluation found besides. The checkpoint is kept whose ``selected_by`` is best, and ``tested``
+    is the one that an evaluation went back to. A loss that is NaN or infinite ends the training.
     """
 
     selected_by = "loss"
     """Of the figures, the one that decides; only the loss is better when it is lower. With
     ``epoch`` it is always the last one."""
     test_is_logged = True
+    tested: Checkpoint | None = None
 
     def figures(self) -> dict[str, float]:
         """Say what the evaluation that has just run found, besides its loss."""
@@ -93,6 +99,55 @@ class ResumableBrain(sb.Brain):
                 "slowly than in float32. Leave the option out here."
             )
         super().on_fit_start()
+        if self._optimizer_step_limit_exceeded:
+            # It ended before; another epoch would be one without a step.
+            self.hparams.epoch_counter.current = self.hparams.epoch_counter.limit
+
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
+        """Go back to the checkpoint that was selected; ExperimentError if it is not there.
+
+        With ``--test_only`` to the best that is there.
+        """
+        if self.checkpointer is None:
+            return
+        # Before the history goes back too.
+        best = self.best(self.hparams.history.records)
+        self.tested = self.checkpointer.recover_if_possible(max_key=max_key, min_key=min_key)
+        save = self.checkpointer.checkpoints_dir
+        if self.tested is None:
+            raise ExperimentError(f"{save} has no checkpoint to test: train first.")
+        found = self.tested.meta.get("epoch")
+        selected = (max_key or min_key) and best is not None and best["epoch"]
+        if selected and found != selected and not self.test_only:
+            raise ExperimentError(
+                f"{save}: the checkpoint of epoch {selected}, the best by {self.selected_by}, is "
+                f"gone or damaged; the best that is left is of epoch {found}. Put it back, delete "
+                f"{save.parent} to train again, or look at what is left with --test_only."
+            )
+
+    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
+        """Stop where a loss has made, or would make, the weights NaN; ExperimentError.
+
+        Steps are skipped by those who can: the scaler of fp16, and ``--skip_nonfinite_grads`` up to
+        ``--nonfinite_patience``.
+        """
+        if not torch.isfinite(loss):
+            skipped = self.scaler.is_enabled() or self.skip_nonfinite_grads
+            self.nonfinite_count += 1
+            if not skipped or self.nonfinite_count > self.nonfinite_patience:
+                raise ExperimentError(
+                    f"the loss is NaN or infinite in step {self.step} of epoch {self.epoch}: "
+                    f"{DIVERGED}"
+                )
+            logger.warning("step %d: the loss is NaN or infinite, skipped.", self.step)
+
+    def evaluate_batch(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
+        """Loss of a batch of validation or test; ExperimentError if it is NaN or infinite."""
+        loss = super().evaluate_batch(batch, stage)
+        if not torch.isfinite(loss):
+            # SpeechBrain would leave it out of the mean.
+            raise ExperimentError(f"{stage.name}: the loss is NaN or infinite: {DIVERGED}")
+        return loss
 
     def init_optimizers(self) -> None:
         """Make the optimiser, with a parameter group for each module of `own_rates`."""

@@ -4,6 +4,8 @@ SpeechBrain's Checkpointer writes a checkpoint's meta file first and the
 parameters after it, into the folder's final name. A process killed in between
 leaves a folder that looks like the newest checkpoint and cannot be loaded.
 Here the folder is written under another name and renamed at the end.
+One that is damaged later (`gemoclap_sb.training.checkpoint_files`) is left out, and what was saved
+before it is used.
 """
 
 from __future__ import annotations
@@ -12,17 +14,31 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from speechbrain.utils.checkpoints import (
     Checkpoint,
     Checkpointer,
+    ckpt_recency,
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
+
+from gemoclap_sb.training.checkpoint_files import (
+    DAMAGE,
+    SUMS,
+    compare_sums,
+    listed_checkpoints,
+    no_checkpoint,
+    reason,
+    write_sums,
+)
+from gemoclap_sb.training.run_folder import ExperimentError
 
 logger = get_logger(__name__)
 
@@ -43,7 +59,8 @@ def best_key(figure: str) -> dict[str, str]:
 class AtomicCheckpointer(Checkpointer):
     """A Checkpointer whose checkpoints appear under their name when complete.
 
-    Arguments are those of ``speechbrain.utils.checkpoints.Checkpointer``.
+    Arguments are those of ``speechbrain.utils.checkpoints.Checkpointer``. Beside what is asked for,
+    the checkpoint of the epoch before the newest is kept, to fall back to.
 
     Examples
     --------
@@ -57,9 +74,90 @@ class AtomicCheckpointer(Checkpointer):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        self._damaged: dict[Path, str] = {}
+        self._told: set[Path] = set()
         if if_main_process():
             for leftover in self.checkpoints_dir.glob(PARTIAL_PREFIX + "*"):
                 shutil.rmtree(leftover)
+
+    def list_checkpoints(self) -> list[Checkpoint]:
+        """List the checkpoints that are not known to be damaged."""
+        try:
+            found, damaged = listed_checkpoints(self.checkpoints_dir)
+        except OSError as error:
+            raise ExperimentError(f"the checkpoints cannot be listed: {error}") from error
+        self._damaged |= damaged
+        return [checkpoint for checkpoint in found if checkpoint.path not in self._damaged]
+
+    def recover_if_possible(
+        self,
+        importance_key: Callable[[Checkpoint], float] | None = None,
+        max_key: str | None = None,
+        min_key: str | None = None,
+        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
+    ) -> Checkpoint | None:
+        """Recover from the first of the chosen that is whole, and warn of those that are not.
+
+        None if there is no checkpoint; ExperimentError if there are some, and none can be loaded.
+        """
+        keys = (importance_key, max_key, min_key, ckpt_predicate)
+        while (chosen := self.find_checkpoint(*keys)) is not None:
+            try:
+                self._check(chosen)
+            except DAMAGE as error:
+                self._damaged[chosen.path] = reason(error)
+                continue
+            try:
+                self.load_checkpoint(chosen)
+                break
+            except DAMAGE as error:
+                if (chosen.path / SUMS).is_file():
+                    raise ExperimentError(
+                        f"{chosen.path} is whole, but not of this model: {reason(error)}. Give "
+                        "another --output_folder, or the settings that it was made with."
+                    ) from error
+                self._damaged[chosen.path] = reason(error)
+        self._tell(chosen)
+        return chosen
+
+    def delete_checkpoints(
+        self,
+        *,
+        importance_keys: Sequence[Callable[[Checkpoint], float]] = (ckpt_recency,),
+        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
+        **options: object,
+    ) -> None:
+        """Delete as the base class does, but keep that of the epoch before the newest too.
+
+        Not among those of a predicate: amid an epoch there is that of the epoch before.
+        """
+        keys = list(importance_keys)
+        epochs = self.find_checkpoints(ckpt_predicate=lambda of: of.meta["end-of-epoch"])
+        if ckpt_predicate is None and len(epochs) > 1:
+            keys.append(lambda checkpoint: checkpoint.path == epochs[1].path)
+        super().delete_checkpoints(importance_keys=keys, ckpt_predicate=ckpt_predicate, **options)
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Compare the files with their sums, or read them where there are none; or DAMAGE."""
+        if compare_sums(checkpoint.path):
+            return
+        # Before anything is loaded: a dataloader would keep its place in the damaged epoch.
+        for name, obj in self.recoverables.items():
+            if isinstance(obj, torch.nn.Module | torch.optim.Optimizer):
+                torch.load(checkpoint.paramfiles[name], map_location="cpu", weights_only=True)
+
+    def _tell(self, chosen: Checkpoint | None) -> None:
+        """Warn of what is damaged, once; ExperimentError if there is nothing else."""
+        if chosen is None and self._damaged:
+            raise ExperimentError(no_checkpoint(self.checkpoints_dir, self._damaged))
+        for folder in sorted(self._damaged.keys() - self._told):
+            self._told.add(folder)
+            logger.warning(
+                "%s is damaged (%s) and left out; %s is used instead.",
+                folder,
+                self._damaged[folder],
+                chosen.path,
+            )
 
     def save_checkpoint(
         self,
@@ -89,6 +187,7 @@ class AtomicCheckpointer(Checkpointer):
 def _renamed(partial: Checkpoint) -> Checkpoint:
     """Give a complete checkpoint its name."""
     path = partial.path.with_name(partial.path.name.removeprefix(PARTIAL_PREFIX))
+    write_sums(partial.path)
     if path.exists():
         shutil.rmtree(path)
     os.replace(partial.path, path)
@@ -101,14 +200,18 @@ def _partial(path: Path) -> Path:
 
 
 def recorded_history(folder: str | os.PathLike) -> list[dict]:
-    """Read the records of a run's epochs from its newest checkpoint.
+    """Read the records of a run's epochs from its newest checkpoint that is whole.
 
     FileNotFoundError if the folder of checkpoints holds none.
     """
-    newest = Checkpointer(folder).find_checkpoint() if Path(folder).is_dir() else None
-    if newest is None or "history" not in newest.paramfiles:
-        raise FileNotFoundError(f"expected a checkpoint with a history in {folder}, found none.")
-    return json.loads(Path(newest.paramfiles["history"]).read_text(encoding="utf-8"))
+    found, _ = listed_checkpoints(folder) if Path(folder).is_dir() else ([], {})
+    for checkpoint in found:
+        try:
+            path = checkpoint.paramfiles["history"]
+            return json.loads(path.read_text(encoding="utf-8"))
+        except DAMAGE:
+            continue
+    raise FileNotFoundError(f"expected a checkpoint with a history in {folder}, found none.")
 
 
 @register_checkpoint_hooks

@@ -26,6 +26,7 @@ from gemoclap_sb.evaluation.report import (
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import read_json, write_json, write_text
 from gemoclap_sb.training.fold_processes import Fold, run_folds
+from gemoclap_sb.training.locks import lock_folder
 from gemoclap_sb.training.own_manifest import with_manifest
 from gemoclap_sb.training.run_folder import (
     METRICS,
@@ -33,6 +34,7 @@ from gemoclap_sb.training.run_folder import (
     ExperimentError,
     check_settings,
     is_finished,
+    learning_options,
     read_settings,
     recorded_manifest,
 )
@@ -65,9 +67,12 @@ def cross_validate(train_script: Path, argv: Sequence[str], jobs: int = 1) -> in
     """
     check_jobs(jobs)
     planned = plan(train_script, argv)
-    if failed := run_folds(planned.missing, jobs):
-        return next(iter(failed.values()))
-    planned.summarize()
+    try:
+        if failed := run_folds(planned.missing, jobs):
+            return next(iter(failed.values()))
+        planned.summarize()
+    finally:
+        planned.close()
     return 0
 
 
@@ -79,19 +84,23 @@ def check_jobs(jobs: int) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cross-validation still has to do: the folds that are missing, then the summary."""
+    """What a cross-validation still has to do: the folds that are missing, then the summary.
+
+    No other may work in its folder meanwhile, until `close` or the end of the process.
+    """
 
     missing: list[Fold]
     summarize: Callable[[], None]
+    close: Callable[[], object] = lambda: None
 
 
 def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     """Find what is missing; arguments of `main`, without ``--jobs``.
 
     ``called`` is what messages call this run, where there are several. ExperimentError if
-    ``--fold`` is given, or a finished fold has other settings.
+    ``--fold`` is given, a finished fold has other settings, or another process is at work there.
     """
-    hparams_file, _, overrides = sb.parse_arguments(list(argv))
+    hparams_file, run_opts, overrides = sb.parse_arguments(list(argv))
     given = with_manifest(hparams_file, overrides)
     if "fold" in given:
         raise ExperimentError("cross-validation runs all folds: leave --fold out.")
@@ -108,20 +117,21 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     passed = _without_option(argv, "--output_folder")
     total = int(settings["number_of_folds"])
     folders = [root / f"fold_{fold}" for fold in range(1, total + 1)]
+    lock = lock_folder(root)
     missing = []
     for fold, folder in enumerate(folders, start=1):
         if is_finished(folder):
-            check_settings(
-                folder,
-                read_settings(hparams_file, {**given, "fold": fold, "output_folder": str(folder)}),
-            )
+            own = read_settings(hparams_file, {**given, "fold": fold, "output_folder": str(folder)})
+            check_settings(folder, own, learning_options(run_opts, own))
             print(f"fold {fold}: finished before, in {folder}", flush=True)
         else:
             own = ["--fold", str(fold), "--output_folder", str(folder)]
             command = (sys.executable, str(train_script), *passed, *own)
             missing.append(Fold(fold, total, folder, command, called))
     return Plan(
-        missing, lambda: _write_summary(root, folders, hparams_file, settings, train_script, argv)
+        missing,
+        lambda: _write_summary(root, folders, hparams_file, settings, train_script, argv),
+        lock.release,
     )
 
 

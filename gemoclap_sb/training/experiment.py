@@ -8,44 +8,50 @@ else.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import speechbrain as sb
 import torch
+from filelock import BaseFileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
+from speechbrain.utils.run_opts import RunOptions
 
 from gemoclap_sb.data.audio import AudioError
+from gemoclap_sb.data.contents import check_overlaps, left_out_rows, rows_digest, same_rows
 from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import COLUMNS, ManifestError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
-from gemoclap_sb.evaluation.figures import draw_confusion, draw_training_curves
-from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
-from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table, uncertainty_lines
+from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
-from gemoclap_sb.files import write_json
+from gemoclap_sb.files import kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
+from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
+from gemoclap_sb.training.launch import join_group, without_launch_flag
+from gemoclap_sb.training.locks import lock_folder
 from gemoclap_sb.training.own_manifest import manifest_preparation, with_manifest
+from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, write_files
 from gemoclap_sb.training.run_folder import (
-    METRICS,
     ExperimentError,
+    bind_data,
     check_settings,
+    learning_options,
     read_settings,
     record_run,
 )
 
-DEBUG_METRICS = "debug_metrics.json"
+# Ways to validate by which it is meant that validation and test are the same.
+TESTED_TOO = ("test", "development", "untested")
 Prepare = Callable[..., Mapping]
 History = Sequence[Mapping[str, float]]
 Assessment = tuple[Predictions, dict[str, Any]]
@@ -53,23 +59,39 @@ Assessment = tuple[Predictions, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment that may begin: its YAML, loaded, its options, and its folder."""
+    """An experiment that may begin: its YAML, loaded, its options, and its folder.
+
+    ``settings`` and ``lock`` are the main process's alone.
+    """
 
     hparams_file: str
     hparams: dict[str, Any]
-    run_opts: dict[str, Any]
+    run_opts: RunOptions
     folder: Path
     started: float
+    options: dict[str, Any]
+    settings: dict[str, Any] | None
+    lock: BaseFileLock | None
+
+    def close(self) -> None:
+        """Let others into the folder; the end of the process does so too."""
+        if self.lock is not None:
+            self.lock.release()
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows and datasets by split; how validation was chosen, and what a report must say."""
+    """Rows and datasets by split; how validation was chosen, and what a report must say.
+
+    ``left_out`` has the IDs of rows whose audio cannot be used, ``contents`` the digests of rows.
+    """
 
     rows: dict[str, dict[str, dict]]
     datasets: dict[str, DynamicItemDataset]
     validation: str | None
     notes: list[str]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> int:
@@ -104,32 +126,47 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     not as described.
     """
     run = open_run(argv)
-    splits = load_splits(run, prepare)
-    brain = build_brain(run)
-    history, assessment = fit_and_test(brain, splits)
-    return write_result(run, splits, brain, history, assessment)
+    try:
+        splits = load_splits(run, prepare)
+        brain = build_brain(run)
+        history, assessment = fit_and_test(brain, splits)
+        return write_result(run, splits, brain, history, assessment)
+    finally:
+        run.close()
 
 
 def open_run(argv: Sequence[str] | None) -> Run:
     """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
-    hparams_file, run_opts, overrides = sb.parse_arguments(_without_launch_flag(argv))
+    hparams_file, run_opts, overrides = sb.parse_arguments(without_launch_flag(argv))
     overrides = with_manifest(hparams_file, overrides)
     settings = read_settings(hparams_file, overrides)
-    sb.utils.distributed.ddp_init_group(run_opts)
+    if run_opts.debug and run_opts.debug_persistently:
+        raise ExperimentError(
+            "--debug_persistently would leave checkpoints of a few batches where a run has its "
+            "own. Leave it out."
+        )
+    run_opts = join_group(run_opts)
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    options = {"processes": processes, **learning_options(run_opts, settings)}
     folder = Path(settings["output_folder"])
+    lock = lock_folder(folder) if if_main_process() else None
     try:
-        if if_main_process():
-            check_settings(folder, settings)
-    except OSError as error:
-        raise ExperimentError(f"--output_folder: {error}") from error
-    with open(hparams_file, encoding="utf-8") as stream:
+        recorded = check_settings(folder, settings, options) if lock else None
+        with open(hparams_file, encoding="utf-8") as stream:
+            try:
+                hparams = load_hyperpyyaml(stream, overrides)
+            except (TypeError, ValueError, OSError) as error:
+                raise ExperimentError(f"{hparams_file}: {error}") from error
         try:
-            hparams = load_hyperpyyaml(stream, overrides)
-        except (TypeError, ValueError, OSError) as error:
-            raise ExperimentError(f"{hparams_file}: {error}") from error
-    sb.create_experiment_directory(folder, hparams_file, overrides)
-    return Run(hparams_file, hparams, run_opts, folder, started)
+            sb.create_experiment_directory(folder, hparams_file, overrides)
+        except OSError as error:
+            raise ExperimentError(f"--output_folder: {error}") from error
+        return Run(hparams_file, hparams, run_opts, folder, started, options, recorded, lock)
+    except BaseException:
+        if lock:
+            lock.release()
+        raise
 
 
 def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
@@ -137,17 +174,34 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     hparams = run.hparams
     words = hparams["prompts"].words
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
-    manifests = _manifests(hparams, prepare, columns)
-    rows = {
-        split: read_manifest(
-            manifests[f"{split}_csv"],
-            data_root=manifests["data_root"],
-            classes={name: list(words[name]) for name in columns if name in words},
-            skip_bad_audio=hparams["skip_bad_audio"],
-            required=(*COLUMNS, *columns),
-        )
-        for split in SPLITS
-    }
+    with kept_on_error(run.folder / "manifests"):
+        manifests = _manifests(hparams, prepare, columns)
+        rows = {
+            split: read_manifest(
+                manifests[f"{split}_csv"],
+                data_root=manifests["data_root"],
+                classes={name: list(words[name]) for name in columns if name in words},
+                skip_bad_audio=hparams["skip_bad_audio"],
+                required=(*COLUMNS, *columns),
+            )
+            for split in SPLITS
+        }
+        contents = {
+            split: {"rows": len(of), "sha256": rows_digest(of, manifests["data_root"])}
+            for split, of in rows.items()
+        }
+        if run.settings is not None:
+            bind_data(run.folder, run.settings, contents)
+    paths = {split: str(manifests[f"{split}_csv"]) for split in SPLITS}
+    validation, notes = manifests["validation"], list(manifests["notes"])
+    if validation not in TESTED_TOO and same_rows(rows["valid"], rows["test"]):
+        validation = "test"
+    notes += check_overlaps(rows, paths, validation, notes)
+    left_out = left_out_rows(paths, rows, manifests.get("left_out", {}))
+    notes += [
+        f"Left out of {split}, their audio being unusable: {len(ids)}, first {ids[0]}."
+        for split, ids in left_out.items()
+    ]
     hparams["label_encoders"] = label_encoders(columns, words, rows.values())
     limit = hparams.get("cache_gib")
     cache = AudioCache(limit) if limit else None
@@ -155,12 +209,12 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
         split: build_dataset(
             rows[split],
             hparams["label_encoders"],
-            manifest=str(manifests[f"{split}_csv"]),
+            manifest=paths[split],
             cache=cache,
         )
         for split in SPLITS
     }
-    return Splits(rows, datasets, manifests["validation"], list(manifests["notes"]))
+    return Splits(rows, datasets, validation, notes, left_out, contents)
 
 
 def build_brain(run: Run) -> GEmoCLAPBrain:
@@ -183,7 +237,10 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
         checkpointer=hparams["checkpointer"],
     )
     brain.check_options()
-    if if_main_process():
+    if brain.debug:
+        own = Path(hparams["train_logger"].save_file)
+        hparams["train_logger"].save_file = str(own.with_name(DEBUG + own.name))
+    elif if_main_process():
         write_run_config(run.folder, brain.model, hparams["prompts"])
     if hparams.get("pretrainer") is not None:
         # A checkpoint of this run, if there is one, is recovered over it.
@@ -205,7 +262,12 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
     """Train, or go on training, and test the selected checkpoint.
 
     Returns a record per epoch, and what `gemoclap_sb.evaluation.assessment.assess` says.
+    ExperimentError if the model was never trained, or for more epochs than are asked for.
     """
+    checkpointer = brain.checkpointer
+    if brain.test_only and checkpointer is not None:
+        # For its history: the evaluation goes back to the best.
+        checkpointer.recover_if_possible()
     brain.fit(
         brain.hparams.epoch_counter,
         splits.datasets["train"],
@@ -215,6 +277,17 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
     )
     # Taken now: the evaluation goes back to the best checkpoint, and the history with it.
     history = list(brain.hparams.history.records)
+    epochs = brain.hparams.epoch_counter.limit
+    if not history:
+        raise ExperimentError(
+            "nothing to test, since nothing was trained: there is no checkpoint of a whole epoch, "
+            f"and {'--test_only trains none' if brain.test_only else f'{epochs} epochs are asked'}."
+        )
+    if history[-1]["epoch"] > epochs:
+        raise ExperimentError(
+            f"--number_of_epochs {epochs}: the run has been trained for {history[-1]['epoch']} "
+            "epochs already. Ask for as many, or give another --output_folder."
+        )
     # Of the validation set, only the temperature is wanted: it is evaluated in every epoch.
     valid = brain.score_best(splits.datasets["valid"], splits.rows["valid"], logged=False)
     test = brain.score_best(splits.datasets["test"], splits.rows["test"])
@@ -225,10 +298,16 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
 def write_result(
     run: Run, splits: Splits, brain: GEmoCLAPBrain, history: History, assessment: Assessment
 ) -> dict:
-    """Write ``metrics.json``, ``predictions.csv`` and the pictures; end the process group."""
+    """Write ``metrics.json``, ``predictions.csv`` and the pictures; end the process group.
+
+    The result of a finished run stays: ExperimentError if the test gives another.
+    """
     predictions, sureness = assessment
     too_few = [NO_INTERVALS] if sureness["confidence_intervals"] is None else []
-    best = brain.best(history)
+    trained = history[-1]["epoch"]
+    tested = brain.tested.meta["epoch"] if brain.tested else trained
+    best = next(record for record in history if record["epoch"] == tested)
+    amid = brain.test_only and trained < brain.hparams.epoch_counter.limit
     result = {
         **brain.metrics.to_dict(),
         **sureness,
@@ -238,58 +317,25 @@ def write_result(
         "experiment": run.hparams["experiment"],
         "validation": splits.validation,
         "notes": splits.notes + too_few,
-        "epoch": best and best["epoch"],
-        "valid_uar": best and best["valid_uar"],
+        "epoch": tested,
+        "valid_uar": best["valid_uar"],
+        "checkpoint": {"epoch": tested, "sha256": weights_digest(brain.model)},
+        "data": splits.contents,
+        **run.options,
     }
+    if splits.left_out:
+        result["left_out"] = splits.left_out
+    prefix = DEBUG if brain.debug else UNFINISHED if amid else ""
     if if_main_process():
-        if not brain.debug:
+        if not prefix:
+            check_result(run.folder, result)
             record_run(run.folder, time.monotonic() - run.started, str(brain.device))
-        _write(run.folder, brain, result, history, predictions)
+        write_files(run.folder, brain.metrics, result, history, predictions, prefix)
     if torch.distributed.is_initialized():
         # Left to the interpreter's end, the group's threads can abort a process.
         ddp_barrier()
         torch.distributed.destroy_process_group()
     return result
-
-
-def _write(
-    folder: Path,
-    brain: GEmoCLAPBrain,
-    result: dict,
-    history: History,
-    predictions: Predictions,
-) -> None:
-    title = f"{result['experiment']}, fold {result['fold']}"
-    picture = draw_confusion(brain.metrics, folder / "confusion.png", title=title)
-    curves = folder / "training.png" if history else None
-    if curves:
-        draw_training_curves(history, curves, tested=result["epoch"])
-    if not brain.debug:
-        predictions.write(folder / PREDICTIONS)
-    # Last, because a folder that has it counts as finished; a debug run never does.
-    metrics = folder / (DEBUG_METRICS if brain.debug else METRICS)
-    write_json(metrics, result)
-    print(f"\n{title}\n{metrics_table(brain.metrics)}")
-    print("\n".join(uncertainty_lines(result)))
-    for note in filter(None, [VALIDATION_NOTES.get(result["validation"]), *result["notes"]]):
-        print(f"note: {note}")
-    print(f"confusion matrix: {picture}")
-    if curves:
-        print(f"training curves:  {curves}")
-    print(f"metrics:          {metrics}")
-
-
-def _without_launch_flag(argv: Sequence[str] | None) -> list[str]:
-    """Accept ``--distributed_launch``, which SpeechBrain 1.1 has replaced by torchrun."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if "--distributed_launch" in argv:
-        if "RANK" not in os.environ:
-            raise ExperimentError(
-                "--distributed_launch needs torchrun: "
-                "torchrun --nproc_per_node=N train.py hparams/x.yaml ..."
-            )
-        argv.remove("--distributed_launch")
-    return argv
 
 
 def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]) -> dict:
@@ -305,9 +351,7 @@ def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]
         for key, path in given.items():
             if not Path(path).is_file():
                 raise ExperimentError(f"--{key}: no file {path} (seen from {Path.cwd()}).")
-        same = Path(given["valid_csv"]).read_bytes() == Path(given["test_csv"]).read_bytes()
-        how = {"validation": "test" if same else None, "notes": []}
-        return {**given, "data_root": data_folder, **how}
+        return {**given, "data_root": data_folder, "validation": None, "notes": []}
     if hparams.get("manifest"):
         return _prepared(hparams, *manifest_preparation(hparams, columns))
     options = hparams.get("prepare_options", {})

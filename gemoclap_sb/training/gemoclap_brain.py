@@ -19,7 +19,7 @@ from gemoclap_sb.evaluation.assessment import ScoredSet
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
 from gemoclap_sb.lobes.cutting import random_crop
 from gemoclap_sb.objectives.gathering import gather_batch
-from gemoclap_sb.training.brain import ResumableBrain, Rows, unwrapped
+from gemoclap_sb.training.brain import DIVERGED, ResumableBrain, Rows, unwrapped
 from gemoclap_sb.training.checkpoints import SELECTED_BY
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
@@ -167,10 +167,16 @@ class GEmoCLAPBrain(ResumableBrain):
         super().on_stage_end(stage, stage_loss, epoch)
 
     def figures(self) -> dict[str, float]:
-        """WAR and UAR of the evaluation that has just run; `metrics` has the rest."""
+        """WAR and UAR of the evaluation that has just run; `metrics` has the rest.
+
+        ExperimentError if a score is NaN or infinite, of which no class is the highest.
+        """
+        scores = torch.cat(self.scores)
+        if not torch.isfinite(scores).all():
+            raise ExperimentError(f"the model's class scores are NaN or infinite: {DIVERGED}")
         self.metrics: ClassificationMetrics = classification_metrics(
             torch.cat(self.expected).tolist(),
-            torch.cat(self.scores).numpy().argmax(axis=1).tolist(),
+            scores.numpy().argmax(axis=1).tolist(),
             self.labels,
         )
         return {"war": self.metrics.war, "uar": self.metrics.uar}
@@ -187,16 +193,10 @@ class GEmoCLAPBrain(ResumableBrain):
     def score_best(self, dataset: Any, rows: Rows, logged: bool = True) -> ScoredSet:
         """Go back to the checkpoint that was selected, and score a set's classes with it.
 
-        In the order of ``rows``, whatever the batches were. ExperimentError if a score is NaN
-        or infinite.
+        In the order of ``rows``, whatever the batches were.
         """
         self.evaluate_best(dataset, rows, logged)
         scores = torch.cat(self.scores)
-        if not torch.isfinite(scores).all():
-            raise ExperimentError(
-                "the selected model's class scores are NaN or infinite: the training diverged. "
-                "Train again with a lower learning rate, in another --output_folder."
-            )
         places = {name: i for i, name in enumerate(self.ids)}
         ids = [name for name in rows if name in places]
         order = [places[name] for name in ids]

@@ -1,12 +1,14 @@
 """What a run's folder holds beside checkpoints, and whether it may be gone on with.
 
-settings.json    the resolved settings; a resumed run must have the same
+settings.json    the resolved settings, processes, precision, and digests of the data; a resumed
+                 run must have the same
 config.json      the model without its weights, for export; tokenizer/ beside it
 manifests/       train.csv, valid.csv, test.csv
-save/            checkpoints
+save/            checkpoints: the best, the newest, and the one before it
 predictions.csv  confusion.png  training.png
 metrics.json     the result, written last: a folder that has it is finished
 run.json         seconds, versions and machine; not part of the result
+.lock            held by the process that is at work in the folder
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.error import YAMLError
+from speechbrain.utils.run_opts import RunOptions
 
-from gemoclap_sb.data.preparation import RECORD
+from gemoclap_sb.data.contents import rows_digest
+from gemoclap_sb.data.manifests import read_cells
+from gemoclap_sb.data.preparation import RECORD, SPLITS
 from gemoclap_sb.files import file_digest, read_json, write_json
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
@@ -40,6 +45,15 @@ UNRECORDED = frozenset(
     # Stands in the prompts.
     | {"emotion_templates"}
 )
+
+# Options of SpeechBrain's that change what is learnt, beside the precision.
+_LEARNING = (
+    "data_parallel_backend", "eval_precision", "grad_accumulation_factor", "max_grad_norm",
+    "nonfinite_patience", "optimizer_step_limit", "remove_vector_weight_decay",
+    "skip_nonfinite_grads",
+)  # fmt: skip
+_ITS_ROWS = "SHA-256 of its rows"
+_OPTIONS = frozenset({"processes", "precision", *_LEARNING})
 
 
 class ExperimentError(RuntimeError):
@@ -99,19 +113,37 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
     return {key: _plain(value) for key, value in tree.items()}
 
 
-def check_settings(folder: str | os.PathLike, settings: dict) -> None:
+def learning_options(run_opts: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the precision, and what SpeechBrain's other options change of what is learnt."""
+
+    def chosen(name: str) -> Any:
+        of_yaml = settings.get(name, run_opts[name])
+        return run_opts[name] if name in run_opts.overridden_args else of_yaml
+
+    default = RunOptions()
+    half = "bf16" if chosen("bfloat16_mix_prec") else "fp16" if chosen("auto_mix_prec") else None
+    others = {name: of for name in _LEARNING if (of := chosen(name)) != default[name]}
+    return {"precision": half or chosen("precision"), **others}
+
+
+def check_settings(
+    folder: str | os.PathLike, settings: dict, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Refuse to go on with a run that was begun with other settings.
 
     Writes ``settings.json`` where nothing has been trained yet. More epochs may be asked of
     an unfinished run, unless its learning rate follows a schedule over them. Where a class
-    of the package lies does not matter, nor does a key that is null. ExperimentError names
-    the keys that differ.
+    of the package, or the corpus, lies does not matter (`bind_data` sees to what is in it), nor
+    does a key that is null. ``options`` are those of `learning_options`, and ``processes``, without
+    which their number is not compared. Returns what is recorded; ExperimentError names the keys
+    that differ.
     """
     path = Path(folder) / SETTINGS
     kept = _with_real_folders({k: of for k, of in settings.items() if k not in UNRECORDED})
-    if kept.get("manifest"):
-        digest = file_digest(kept["manifest"])[:12]
-        kept["manifest"] = f"{Path(kept['manifest']).name}, SHA-256 {digest}"
+    manifest = kept.get("manifest")
+    if manifest:
+        cells = {row["ID"]: row for row in read_cells(manifest, ("ID",))}
+        kept["manifest"] = f"{_ITS_ROWS} {rows_digest(cells)[:12]}"
         # What that file says stands in the prompts.
         kept.pop("words", None)
     else:
@@ -119,17 +151,29 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
         kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
     if kept.get("pretrainer"):
         kept["pretrainer"] = _sources(kept["pretrainer"])
-    begun = is_finished(folder) or any((Path(folder) / "save").glob("CKPT*"))
-    if not (begun and path.exists()):
-        write_json(path, kept)
-        return
     # As JSON gives it back, so that equal settings compare equal.
-    before = _comparable(_with_real_folders(read_json(path)))
-    now = _comparable(json.loads(json.dumps(kept)))
-    free = set() if is_finished(folder) or "lr_schedule" in kept else {"number_of_epochs"}
+    kept = json.loads(json.dumps(kept | dict(options or {})))
+    if not (_is_begun(folder) and path.exists()):
+        write_json(path, kept)
+        return kept
+    recorded = read_record(path)
+    now = dict(kept)
+    if manifest and not str(recorded.get("manifest")).startswith(_ITS_ROWS):
+        # As it was recorded then.
+        now["manifest"] = f"{Path(manifest).name}, SHA-256 {file_digest(manifest)[:12]}"
+    uncompared = {"data"}
+    if options is None or "processes" not in recorded:
+        uncompared |= _OPTIONS
+    elif "processes" not in options:
+        uncompared |= {"processes"}
+    if not is_finished(folder) and "lr_schedule" not in kept:
+        uncompared |= {"number_of_epochs"}
+    by_content = "data" in recorded
+    before = _comparable(_with_real_folders(recorded), by_content)
+    now = _comparable(now, by_content)
     differing = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
-        for key in sorted((before.keys() | now.keys()) - free)
+        for key in sorted((before.keys() | now.keys()) - uncompared)
         if before.get(key) != now.get(key)
     ]
     if differing:
@@ -137,6 +181,55 @@ def check_settings(folder: str | os.PathLike, settings: dict) -> None:
             f"{folder} holds a run begun with other settings: {'; '.join(differing)}. "
             "Give another --output_folder, the same settings, or delete the folder."
         )
+    return kept
+
+
+def bind_data(
+    folder: str | os.PathLike, settings: Mapping[str, Any], data: Mapping[str, Mapping]
+) -> None:
+    """Refuse to go on with a run that was begun on other data, and record where they are now.
+
+    ``settings`` is what `check_settings` returned; ``data`` has the number of ``rows`` and their
+    ``sha256`` by split. ExperimentError says which splits differ.
+    """
+    path = Path(folder) / SETTINGS
+    recorded = read_record(path)
+    before = recorded.get("data") if _is_begun(folder) else data
+    if before is None and is_finished(folder):
+        # Finished before data were recorded: nobody knows whether they are these.
+        return
+    if before is not None and before != data:
+        raise ExperimentError(
+            f"{folder} holds a run begun on other data: {_other_data(before, data)}. Give the data "
+            "as they were, or another --output_folder for these."
+        )
+    write_json(path, {**settings, "data": data})
+
+
+def _other_data(before: Mapping[str, Mapping], data: Mapping[str, Mapping]) -> str:
+    """Say which splits differ, and how."""
+    found = []
+    for split in SPLITS:
+        was, now = before[split], data[split]
+        if was["rows"] != now["rows"]:
+            found.append(f"{split} (had {was['rows']} rows, now {now['rows']})")
+        elif was != now:
+            found.append(f"{split} (the cells of its rows, or their order, are others)")
+    return ", ".join(found)
+
+
+def _is_begun(folder: str | os.PathLike) -> bool:
+    return is_finished(folder) or any((Path(folder) / "save").glob("CKPT*"))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run; ExperimentError if it is damaged."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ExperimentError(
+            f"{path} is damaged ({error}): put it back from a copy, or delete {path.parent}."
+        ) from error
 
 
 def is_finished(folder: str | os.PathLike) -> bool:
@@ -209,21 +302,24 @@ def _with_real_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: spelled(key, value) for key, value in settings.items()}
 
 
-def _comparable(settings: Mapping[str, object]) -> dict[str, object]:
-    """Leave of settings what two runs must share."""
+def _comparable(settings: Mapping[str, object], by_content: bool) -> dict[str, object]:
+    """Leave of settings what two runs must share; of data ``by_content`` not where they lie."""
 
     def without_paths(value: object) -> object:
         if isinstance(value, list):
             return [without_paths(item) for item in value]
         if isinstance(value, dict):
-            return {_without_module(key): without_paths(item) for key, item in value.items()}
+            return {
+                _without_module(key): without_paths(item)
+                for key, item in value.items()
+                if not (by_content and str(key).endswith("_folder"))
+            }
         return value
 
-    return {
-        key: without_paths(value)
-        for key, value in settings.items()
-        if key not in UNRECORDED and value is not None
-    }
+    kept = {key: of for key, of in settings.items() if key not in UNRECORDED and of is not None}
+    if by_content:
+        kept |= {key: bool(kept[key]) for split in SPLITS if (key := f"{split}_csv") in kept}
+    return without_paths(kept)
 
 
 def _without_module(key: str) -> str:

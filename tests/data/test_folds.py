@@ -204,3 +204,18 @@ def test_problems_name_the_row_of_the_manifest(corpus):
     assert len(pd.concat(frames.values())) == 35
     with pytest.raises(ManifestError, match="emotion is 'joy', expected one of anger, fear"):
         prepare(corpus, classes={"emotion": ("anger", "fear")}, skip_bad_audio=True)
+
+
+def test_rows_without_usable_audio_are_left_out_of_the_split_that_they_are_in(corpus):
+    """The others lie in the splits as they would with it, and the second time says the same."""
+    whole, frames = prepare(corpus, out="whole", validation="random", valid_fraction=0.2)
+    assert "left_out" not in whole
+    victims = {part: frame.ID[1] for part, frame in frames.items()}
+    for name in victims.values():
+        (corpus / "audio" / f"{name}.wav").write_bytes(b"RIFF")
+    for _ in range(2):
+        given = {"validation": "random", "valid_fraction": 0.2, "skip_bad_audio": True}
+        result, left = prepare(corpus, **given)
+        assert result["left_out"] == {part: [name] for part, name in victims.items()}
+        for part, frame in frames.items():
+            assert left[part].ID.tolist() == [n for n in frame.ID if n != victims[part]]

@@ -43,13 +43,13 @@ def test_stock_checkpointer_reads_ours(tmp_path):
     torch.testing.assert_close(other.weight, layer.weight)
 
 
-def test_best_and_newest_are_kept(tmp_path):
+def test_best_and_newest_and_one_to_fall_back_to_are_kept(tmp_path):
     layer = torch.nn.Linear(2, 2)
     checkpointer = AtomicCheckpointer(tmp_path, {"layer": layer})
-    for uar in (0.4, 0.9, 0.6):
+    for uar in (0.4, 0.9, 0.3, 0.5, 0.6):
         torch.nn.init.constant_(layer.weight, uar)
         checkpointer.save_and_keep_only(meta={"uar": uar}, max_keys=["uar"], importance_keys=[])
-    assert sorted(c.meta["uar"] for c in checkpointer.list_checkpoints()) == [0.6, 0.9]
+    assert sorted(c.meta["uar"] for c in checkpointer.list_checkpoints()) == [0.5, 0.6, 0.9]
     checkpointer.recover_if_possible(max_key="uar")
     assert layer.weight[0, 0].item() == pytest.approx(0.9)
 
@@ -109,4 +109,4 @@ def test_two_processes_agree_about_the_checkpoints(tmp_path):
             for process in context.processes:
                 process.kill()
             pytest.fail("the processes wait for each other")
-    assert len(list((tmp_path / "save").glob("CKPT*"))) == 2
+    assert len(list((tmp_path / "save").glob("CKPT*"))) == 3

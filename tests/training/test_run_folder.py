@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
+import speechbrain as sb
 
 from gemoclap_sb.training.run_folder import (
     ExperimentError,
+    bind_data,
     check_settings,
     is_finished,
+    learning_options,
     read_settings,
     record_run,
 )
@@ -135,7 +139,7 @@ def test_manifest_is_its_content(hparams, tmp_path):
     with pytest.raises(ExperimentError, match=r"fold_column \(was 'session', now 'spk_id'\)"):
         check_settings(folder, read_settings(hparams, {**given, "fold_column": "spk_id"}))
     (tmp_path / "moved/a.csv").write_text("ID\nb\n")
-    with pytest.raises(ExperimentError, match=r"manifest \(was 'a.csv, SHA-256"):
+    with pytest.raises(ExperimentError, match=r"manifest \(was 'SHA-256 of its rows"):
         check_settings(folder, read_settings(hparams, given))
 
 
@@ -150,6 +154,117 @@ def test_templates_stand_in_the_prompts_alone(hparams, tmp_path):
     begin(tmp_path / "run", read_settings(hparams))
     hparams.write_text(hparams.read_text() + "emotion_templates: ['so {}']\n")
     check_settings(tmp_path / "run", read_settings(hparams))
+
+
+DATA = {split: {"rows": 3, "sha256": split} for split in ("train", "valid", "test")}
+
+
+def begin_bound(folder, settings, options):
+    """A run that has trained for an epoch, on data that it knows."""
+    bind_data(folder, check_settings(folder, settings, options), DATA)
+    (folder / "save/CKPT+1").mkdir(parents=True)
+
+
+def test_data_are_bound_by_content_not_by_place(hparams, tmp_path):
+    hparams.write_text(
+        YAML + "data_folder: /a\ntrain_csv: /a/train.csv\nopts: {nemo_folder: !ref <data_folder>}\n"
+    )
+    folder = tmp_path / "run"
+    begin_bound(folder, read_settings(hparams), {"processes": 1})
+    moved = read_settings(hparams, "data_folder: /b\ntrain_csv: /b/train.csv")
+    bind_data(folder, check_settings(folder, moved, {"processes": 1}), DATA)
+    assert json.loads((folder / "settings.json").read_text())["train_csv"] == "/b/train.csv"
+    for split, other, told in (
+        ("valid", {"rows": 3, "sha256": "x"}, r"valid \(the cells of its rows"),
+        ("test", {"rows": 2, "sha256": "x"}, r"test \(had 3 rows, now 2\)"),
+    ):
+        before = (folder / "settings.json").read_bytes()
+        with pytest.raises(ExperimentError, match=f"begun on other data: {told}"):
+            bind_data(folder, moved, {**DATA, split: other})
+        assert (folder / "settings.json").read_bytes() == before
+    # Three manifests are another way to split than a preparation.
+    with pytest.raises(ExperimentError, match="train_csv"):
+        check_settings(folder, read_settings(hparams, "train_csv: ''"))
+
+
+def options_of(*argv):
+    return learning_options(sb.parse_arguments(["x.yaml", *argv])[1], {})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"processes": 1, **options_of("--grad_accumulation_factor", "2")}, "processes .was 2, n"),
+        ({"processes": 2, **options_of()}, r"grad_accumulation_factor \(was 2, now None\)"),
+        (
+            {"processes": 2, **options_of("--bfloat16_mix_prec", "--grad_accumulation_factor=2")},
+            r"precision \(was 'fp32', now 'bf16'\)",
+        ),
+    ],
+)
+def test_processes_and_precision_are_bound_too(options, told, hparams, tmp_path):
+    settings = read_settings(hparams)
+    first = {"processes": 2, **options_of("--grad_accumulation_factor", "2")}
+    begin_bound(tmp_path, settings, first)
+    check_settings(tmp_path, settings, first)
+    # A cross-validation looks at settings alone.
+    check_settings(tmp_path, settings)
+    with pytest.raises(ExperimentError, match=told):
+        check_settings(tmp_path, settings, options)
+
+
+def test_run_begun_before_data_were_bound_goes_on_and_is_bound_then(hparams, tmp_path):
+    hparams.write_text(YAML + "data_folder: /a\n")
+    begin(tmp_path, read_settings(hparams))
+    with pytest.raises(ExperimentError, match="data_folder"):
+        check_settings(tmp_path, read_settings(hparams, "data_folder: /b"), {"processes": 2})
+    kept = check_settings(tmp_path, read_settings(hparams), {"processes": 2})
+    bind_data(tmp_path, kept, DATA)
+    with pytest.raises(ExperimentError, match=r"processes \(was 2, now 1\)"):
+        check_settings(tmp_path, read_settings(hparams), {"processes": 1})
+    with pytest.raises(ExperimentError, match="other data"):
+        bind_data(tmp_path, kept, {**DATA, "train": {"rows": 1, "sha256": ""}})
+
+
+def test_run_finished_before_data_were_bound_does_not_claim_any(hparams, tmp_path):
+    begin(tmp_path, read_settings(hparams))
+    (tmp_path / "metrics.json").write_text("{}")
+    before = (tmp_path / "settings.json").read_text()
+    bind_data(tmp_path, check_settings(tmp_path, read_settings(hparams)), DATA)
+    assert (tmp_path / "settings.json").read_text() == before
+
+
+def test_run_that_was_made_longer_is_known_by_its_new_length(hparams, tmp_path):
+    begin_bound(tmp_path, read_settings(hparams), {})
+    longer = read_settings(hparams, "number_of_epochs: 9")
+    bind_data(tmp_path, check_settings(tmp_path, longer), DATA)
+    (tmp_path / "metrics.json").write_text("{}")
+    check_settings(tmp_path, longer)
+    with pytest.raises(ExperimentError, match=r"number_of_epochs \(was 9, now 3\)"):
+        check_settings(tmp_path, read_settings(hparams))
+
+
+def test_damaged_settings_are_named(hparams, tmp_path):
+    begin(tmp_path, read_settings(hparams))
+    (tmp_path / "settings.json").write_text('{"seed": ')
+    with pytest.raises(ExperimentError, match="settings.json is damaged"):
+        check_settings(tmp_path, read_settings(hparams))
+
+
+def test_manifest_recorded_by_its_bytes_goes_on(hparams, tmp_path):
+    """As runs did before data were bound."""
+    (tmp_path / "a.csv").write_text("ID,wav\na,a.wav\n")
+    hparams.write_text(YAML + "manifest: ''\n")
+    settings = read_settings(hparams, {"manifest": str(tmp_path / "a.csv")})
+    begin(tmp_path / "run", settings)
+    recorded = tmp_path / "run/settings.json"
+    digest = hashlib.sha256((tmp_path / "a.csv").read_bytes()).hexdigest()[:12]
+    then = {**json.loads(recorded.read_text()), "manifest": f"a.csv, SHA-256 {digest}"}
+    recorded.write_text(json.dumps(then))
+    check_settings(tmp_path / "run", settings)
+    (tmp_path / "a.csv").write_text("ID,wav\nb,a.wav\n")
+    with pytest.raises(ExperimentError, match="manifest"):
+        check_settings(tmp_path / "run", settings)
 
 
 def test_pretrainer_is_the_files_that_it_loads(hparams, tmp_path, monkeypatch):

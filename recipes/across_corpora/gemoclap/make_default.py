@@ -45,7 +45,7 @@ PROTOCOL = "all"
 # Settings in which a run on everything differs from one that is tested, and places.
 _OF_THE_PROTOCOL = {"protocol", "number_of_folds", "fold", "seed", "prepare_options", "experiment"}
 _RUNS = f"seed_*/fold_*/{SETTINGS}"
-_PLACES = {"data_folder", "ravdess_folder", "nemo_folder"}
+_PLACES = {"data_folder", "ravdess_folder", "nemo_folder", "data"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
