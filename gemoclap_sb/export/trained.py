@@ -10,28 +10,36 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
 from gemoclap_sb.files import read_json
+from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
 from gemoclap_sb.models.configuration import TOKENIZER, read_config
+from gemoclap_sb.models.foreign import with_held
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.plain_description import check_labels
 from gemoclap_sb.training.checkpoints import SELECTED_BY, best_key
 from gemoclap_sb.training.run_folder import SETTINGS
+
+Model = GEmoCLAP | AudioClassifier
 
 
 class ExportError(RuntimeError):
     """A run that cannot be exported as asked; the message says what to do."""
 
 
-def load_trained(run_folder: str | os.PathLike) -> tuple[dict[str, Any], GEmoCLAP, Path]:
+def load_trained(run_folder: str | os.PathLike) -> tuple[dict[str, Any], Model, Path]:
     """Load the model that a run's test used, in evaluation mode.
 
-    Returns what ``config.json`` holds, the model, and the path of its weights. ExportError if
+    No class is imported but the package's own: what a lobe or pooling from elsewhere holds can be
+    copied, but not run (`gemoclap_sb.models.foreign.Held`). Returns what ``config.json`` holds, the model, and the path of its weights. ExportError if
     the run has no description or no checkpoint, its model cannot be described, or its weights
     are not finite.
     """
     run_folder = Path(run_folder)
     try:
         config = read_config(run_folder / CONFIG)
-        model = build_model(config["model"], run_folder / TOKENIZER, str(run_folder / CONFIG))
+        where = str(run_folder / CONFIG)
+        model = build_model(with_held(config["model"]), run_folder / TOKENIZER, where)
+        check_labels(config["model"], config["labels"].get(model.heads[0], []), where)
     except ConfigurationError as error:
         raise ExportError(f"{run_folder} cannot be exported: {error}") from error
     checkpoint = _best_checkpoint(run_folder)
@@ -53,7 +61,7 @@ def _best_checkpoint(run_folder: Path) -> Path:
     return Path(best.paramfiles["clap"])
 
 
-def _load_checkpoint(model: GEmoCLAP, path: Path) -> None:
+def _load_checkpoint(model: Model, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     # Layers that only a joint loss reads.
     state = {name: value for name, value in state.items() if not name.startswith("classifiers.")}
