@@ -72,10 +72,11 @@ def tags(config: Mapping[str, Any]) -> list[str]:
 
 
 def _imported_lines(config: Mapping[str, Any]) -> list[str]:
-    parts = {
-        of: package for one in members_of(config) for of, package in foreign_parts(one).items()
-    }
-    paths = {path: None for one in members_of(config) for path in foreign_paths(one)}
+    parts: dict[str, str | None] = {}
+    paths: dict[str, None] = {}
+    for one in members_of(config):
+        parts |= foreign_parts(one)
+        paths |= dict.fromkeys(foreign_paths(one))
     return [
         f"- `{name}`, of {package or 'no installed package: ask the author for the module'}"
         for name, package in parts.items()

@@ -75,8 +75,9 @@ def export(
     """Write a run's best model into a self-contained folder, whole or not at all.
 
     Several runs of the same classes, prompts and heads, such as those of other seeds, become one
-    model: its cosines, or a plain classifier's logits, are the mean of theirs, and its temperature is the mean of their fitted
-    ones, since what one run held out for fitting its own, another may have learnt from.
+    model: its cosines, or a plain classifier's logits, are the mean of theirs, and its temperature
+    is the mean of their fitted ones, since what one run held out for fitting its own, another may
+    have learnt from.
 
     Parameters
     ----------

@@ -30,9 +30,9 @@ def load_trained(run_folder: str | os.PathLike) -> tuple[dict[str, Any], Model, 
     """Load the model that a run's test used, in evaluation mode.
 
     No class is imported but the package's own: what a lobe or pooling from elsewhere holds can be
-    copied, but not run (`gemoclap_sb.models.foreign.Held`). Returns what ``config.json`` holds, the model, and the path of its weights. ExportError if
-    the run has no description or no checkpoint, its model cannot be described, or its weights
-    are not finite.
+    copied, but not run (`gemoclap_sb.models.foreign.Held`). Returns what ``config.json`` holds,
+    the model, and the path of its weights. ExportError if the run has no description or no
+    checkpoint, its model cannot be described, or its weights are not finite.
     """
     run_folder = Path(run_folder)
     try:

@@ -178,8 +178,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         )
     if "unsupported" in config:
         raise ConfigurationError(
-            f"{path}: {config['unsupported']}. If an earlier version wrote this, give the run's own "
-            "command again."
+            f"{path}: {config['unsupported']}. If an earlier version wrote this, give the run's "
+            "own command again."
         )
     check_description(str(path), RunDescription, config)
     for run in config.get("runs") or ():
