@@ -1,7 +1,5 @@
 """The description of an `AudioClassifier`, which has no text tower."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
