@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from speechbrain.utils.checkpoints import Checkpointer
 
 from gemoclap_sb.files import read_json
+from gemoclap_sb.lobes.source_weights import SourceWeights, sources
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
 from gemoclap_sb.models.configuration import TOKENIZER, read_config
 from gemoclap_sb.models.foreign import with_held
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.lean_checkpoints import SourceError, complete, read_state
 from gemoclap_sb.models.plain_description import check_labels
 from gemoclap_sb.training.checkpoints import SELECTED_BY, best_key
 from gemoclap_sb.training.run_folder import SETTINGS
@@ -62,7 +66,14 @@ def _best_checkpoint(run_folder: Path) -> Path:
 
 
 def _load_checkpoint(model: Model, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state, left_out = read_state(path)
+        lobes = sources(model)
+        for name in left_out.keys() & lobes.keys():
+            _load_source(lobes[name], left_out[name], path)
+        complete(state, left_out, model, path)
+    except SourceError as error:
+        raise ExportError(str(error)) from error
     # Layers that only a joint loss reads.
     state = {name: value for name, value in state.items() if not name.startswith("classifiers.")}
     try:
@@ -70,7 +81,7 @@ def _load_checkpoint(model: Model, path: Path) -> None:
     except RuntimeError as error:
         raise ExportError(
             f"{path}: these are not the weights of the model that the run's {CONFIG} describes: "
-            f"{error}"
+            f"{' '.join(str(error).split())[:300]}"
         ) from error
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
@@ -79,3 +90,22 @@ def _load_checkpoint(model: Model, path: Path) -> None:
             "diverged; train again with a lower learning rate."
         )
     model.eval()
+
+
+def _load_source(lobe: SourceWeights, left_out: Mapping[str, Any], path: Path) -> None:
+    """Fill a lobe with the pretrained weights that a checkpoint leaves out."""
+    source, save_path = left_out["source"], left_out["save_path"]
+    folder = save_path if Path(save_path).is_dir() else HF_HUB_CACHE
+    try:
+        loaded = type(lobe).from_source(source, folder, lobe.to_config())
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"{path} leaves out the pretrained weights of {source}, which cannot be loaded: "
+            f"{reason}. Bring them back there and export again."
+        ) from error
+    found, lobe.source = dict(loaded.named_parameters()), source
+    with torch.no_grad():
+        for name, parameter in lobe.named_parameters():
+            if name in left_out["digests"] and parameter.shape == found[name].shape:
+                parameter.copy_(found[name])

@@ -35,6 +35,7 @@ from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table, uncer
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import write_json
 from gemoclap_sb.models.configuration import write_run_config
+from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.own_manifest import manifest_preparation, with_manifest
 from gemoclap_sb.training.run_folder import (
@@ -90,7 +91,7 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
     """
     try:
         run_experiment(prepare, argv)
-    except (ExperimentError, ManifestError, AudioError) as error:
+    except (ExperimentError, ManifestError, AudioError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
