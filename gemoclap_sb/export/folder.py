@@ -43,7 +43,7 @@ from gemoclap_sb.models.configuration import (
     build_prompts,
 )
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
-from gemoclap_sb.models.foreign import composed, foreign_parts, is_foreign
+from gemoclap_sb.models.foreign import composed, foreign_parts, foreign_paths, is_foreign
 from gemoclap_sb.models.plain_description import is_plain
 from gemoclap_sb.models.weights import WEIGHTS, save_weights
 from gemoclap_sb.training.run_folder import METRICS
@@ -137,6 +137,8 @@ def export(
             config, name or out_folder.name, license=license, datasets=datasets, language=language
         )
         write_text(folder / CARD, card)
+    for path in dict.fromkeys(sum(map(foreign_paths, members_of(config["model"])), [])):
+        logger.warning("Loading %s needs %s, which stays on this machine.", out_folder, path)
     logger.info("Exported %s to %s", ", ".join(map(str, checkpoints)), out_folder)
     return out_folder
 

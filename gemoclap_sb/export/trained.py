@@ -107,5 +107,6 @@ def _load_source(lobe: SourceWeights, left_out: Mapping[str, Any], path: Path) -
     found, lobe.source = dict(loaded.named_parameters()), source
     with torch.no_grad():
         for name, parameter in lobe.named_parameters():
-            if name in left_out["digests"] and parameter.shape == found[name].shape:
-                parameter.copy_(found[name])
+            known = found.get(name) if name in left_out["digests"] else None
+            if known is not None and known.shape == parameter.shape:
+                parameter.copy_(known)

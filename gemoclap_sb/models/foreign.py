@@ -130,9 +130,14 @@ class Held(nn.Module):
 
 
 def with_held(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Put modules that will hold their weights in the place of a description's foreign parts."""
+    """Put modules that will hold their weights in the place of a description's foreign parts.
+
+    ConfigurationError if one is not described as here.
+    """
     size = config.get("audio_size", config["embedding_size"])
     foreign = {key: config[key] for key in PARTS if is_foreign(config[key])}
+    for entry in foreign.values():
+        composed(entry)
     return {**config, **{key: Held(of["class"], size) for key, of in foreign.items()}}
 
 
