@@ -73,7 +73,7 @@ def run(options: Namespace, out: TextIO) -> int:
             "n_failed": failures.count,
             "attribute": attribute,
             "words": words or prompts.words[attribute],
-            "templates": options.templates or prompts.templates[attribute],
+            "templates": options.templates or prompts.templates.get(attribute, []),
             "model": str(options.model),
             "manifest": str(options.manifest),
         }

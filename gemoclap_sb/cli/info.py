@@ -55,6 +55,7 @@ def model_info(source: str) -> dict[str, Any]:
         members_of,
     )
     from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
+    from gemoclap_sb.models.plain_description import is_plain
     from gemoclap_sb.models.weights import WEIGHTS, check_weights
 
     folder = local_folder(source)
@@ -72,9 +73,12 @@ def model_info(source: str) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "attributes": {
-            name: {"labels": config["words"][name], "templates": config["templates"][name]}
+            name: {
+                "labels": config["words"][name],
+                "templates": config["templates"].get(name, []),
+            }
             for name in members[0]["heads"]
-            if name in config["templates"]
+            if name in config["templates"] or is_plain(description)
         },
         "encoders": encoder_names(description),
         "parameters": {name: count for name, count in parts.items() if count},
@@ -104,9 +108,11 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
     for name, attribute in info["attributes"].items():
         yield f"\n{name}: {len(attribute['labels'])} classes"
         yield from _columns(attribute["labels"])
-        yield "  in the sentences"
+        if attribute["templates"]:
+            yield "  in the sentences"
         yield from (f"    {template}" for template in attribute["templates"])
-    yield f"\nencoders: {info['encoders']['audio']} (audio), {info['encoders']['text']} (text)"
+    encoders = (f"{name} ({part})" for part, name in info["encoders"].items())
+    yield f"\nencoders: {', '.join(encoders)}"
     yield f"embeddings of size {info['embedding_size']}, audio at {info['sample_rate']} Hz"
     yield f"heard at {', '.join(map(str, info['heard_speeds']))} % of an utterance's speed"
     yield f"parameters: {sum(info['parameters'].values()):,}"

@@ -89,9 +89,15 @@ def _without_texts(folder: Path) -> bool:
     """Whether the run's model has no embeddings of texts to draw, and say so."""
     from gemoclap_sb.files import read_json
     from gemoclap_sb.models.building import CONFIG
+    from gemoclap_sb.models.foreign import is_foreign
 
     path = folder / CONFIG
-    reason = read_json(path).get("unsupported") if path.is_file() else None
+    config = read_json(path) if path.is_file() else {}
+    reason, model = config.get("unsupported"), config.get("model", {})
+    if "num_classes" in model:
+        reason = "its model is a plain classifier, which has no text tower"
+    elif any(is_foreign(part) for part in model.values()):
+        reason = "its model has a part of another package, which only training imports"
     if reason is not None:
         print(f"embeddings.png is not among the pictures of this run: {reason}.", file=sys.stderr)
     return reason is not None

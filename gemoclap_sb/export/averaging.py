@@ -10,22 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from gemoclap_sb.export.trained import ExportError
+from gemoclap_sb.export.trained import ExportError, Model
 from gemoclap_sb.files import file_digest
 from gemoclap_sb.models.configuration import TOKENIZER
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
-from gemoclap_sb.models.gemoclap import GEmoCLAP
 
 _SHARED = ("sample_rate", "labels", "words", "templates")
 
 
 def averaged(
-    runs: Sequence[Path], configs: Sequence[Mapping[str, Any]], models: Sequence[GEmoCLAP]
+    runs: Sequence[Path], configs: Sequence[Mapping[str, Any]], models: Sequence[Model]
 ) -> tuple[dict[str, Any], GEmoCLAPEnsemble]:
     """Put the models of two or more runs together.
 
     Returns what ``config.json`` holds, and the ensemble. ExportError if a run is there twice, or
-    runs differ in their heads, classes, prompts, sample rate or tokenizer.
+    runs differ in their kind, heads, classes, prompts, sample rate or tokenizer.
     """
     for (first, one), (second, other) in combinations(zip(runs, models, strict=True), 2):
         if _are_equal(one, other):
@@ -34,8 +33,12 @@ def averaged(
                 "nothing. Name each run once."
             )
     found = [
-        {"heads": config["model"]["heads"], **{key: config[key] for key in _SHARED}}
-        for config in configs
+        {
+            "kind of model": type(model).__name__,
+            "heads": config["model"]["heads"],
+            **{key: config[key] for key in _SHARED},
+        }
+        for config, model in zip(configs, models, strict=True)
     ]
     for run, of in zip(runs, found, strict=True):
         for key, value in of.items():

@@ -5,11 +5,13 @@
     tokenizer/            where the text tower has one
     hyperparams.yaml      for stock SpeechBrain, with these three:
     embedding_model.ckpt    model.safetensors under the name that SpeechBrain asks for
-    classifier.ckpt         embeddings of the classes' texts, and the fitted temperature
+    classifier.ckpt         embeddings of the classes' texts, or a plain classifier's linear layer,
+                            and the fitted temperature
     label_encoder.ckpt      the labels
     README.md             the model card
 
-Nothing in it is a pickle, and no path in it is absolute. ``embedding_model.ckpt`` is a
+Nothing in it is a pickle, and no path in it is absolute, unless a lobe from elsewhere was given
+one in the run's YAML. ``embedding_model.ckpt`` is a
 hard link where the file system has them, and the hub keeps equal files once.
 """
 
@@ -30,9 +32,10 @@ from speechbrain.utils.logger import get_logger
 from gemoclap_sb.data.labels import label_encoder
 from gemoclap_sb.export.averaging import averaged
 from gemoclap_sb.export.model_card import model_card, template
-from gemoclap_sb.export.trained import ExportError, load_trained
+from gemoclap_sb.export.trained import ExportError, Model, load_trained
 from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
 from gemoclap_sb.models.building import CONFIG, members_of
+from gemoclap_sb.models.class_layer import class_rows
 from gemoclap_sb.models.configuration import (
     LONGEST_SECONDS,
     TOKENIZER,
@@ -40,7 +43,8 @@ from gemoclap_sb.models.configuration import (
     build_prompts,
 )
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
-from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.foreign import composed, foreign_parts, foreign_paths, is_foreign
+from gemoclap_sb.models.plain_description import is_plain
 from gemoclap_sb.models.weights import WEIGHTS, save_weights
 from gemoclap_sb.training.run_folder import METRICS
 
@@ -71,8 +75,9 @@ def export(
     """Write a run's best model into a self-contained folder, whole or not at all.
 
     Several runs of the same classes, prompts and heads, such as those of other seeds, become one
-    model: its cosines are the mean of theirs, and its temperature is the mean of their fitted
-    ones, since what one run held out for fitting its own, another may have learnt from.
+    model: its cosines, or a plain classifier's logits, are the mean of theirs, and its temperature
+    is the mean of their fitted ones, since what one run held out for fitting its own, another may
+    have learnt from.
 
     Parameters
     ----------
@@ -113,7 +118,7 @@ def export(
     config, model = averaged(runs, configs, models) if runs[1:] else (configs[0], models[0])
     config |= {
         "longest_seconds": LONGEST_SECONDS,
-        "temperatures": _temperatures(models),
+        "temperatures": None if is_plain(config["model"]) else _temperatures(models),
         "metrics": None if runs[1:] else metrics[0],
     }
     calibrations = [(of or {}).get("calibration") for of in metrics]
@@ -132,6 +137,8 @@ def export(
             config, name or out_folder.name, license=license, datasets=datasets, language=language
         )
         write_text(folder / CARD, card)
+    for path in dict.fromkeys(sum(map(foreign_paths, members_of(config["model"])), [])):
+        logger.warning("Loading %s needs %s, which stays on this machine.", out_folder, path)
     logger.info("Exported %s to %s", ", ".join(map(str, checkpoints)), out_folder)
     return out_folder
 
@@ -152,7 +159,7 @@ def _check_out_folder(out_folder: Path, overwrite: bool) -> None:
         )
 
 
-def _temperatures(models: Sequence[GEmoCLAP]) -> dict[str, dict[str, float]]:
+def _temperatures(models: Sequence[Model]) -> dict[str, dict[str, float]]:
     """Give ``eps_a`` and ``eps_t`` of each head; of several models, their mean."""
     return {
         head: {
@@ -177,11 +184,14 @@ def _read_metrics(run_folder: Path) -> dict[str, Any] | None:
 
 
 def _write_for_speechbrain(
-    folder: Path, config: Mapping[str, Any], model: GEmoCLAP | GEmoCLAPEnsemble
+    folder: Path, config: Mapping[str, Any], model: Model | GEmoCLAPEnsemble
 ) -> None:
     head = model.heads[0]
-    with torch.inference_mode():
-        classes = model.encode_classes(build_prompts(config).class_sentences(head))
+    if is_plain(config["model"]):
+        classes = class_rows(model)
+    else:
+        with torch.inference_mode():
+            classes = model.encode_classes(build_prompts(config).class_sentences(head))
     # Without one that was fitted, the model's own.
     scale = config.get("calibration", {}).get(head, model.class_scale())
     weights = {"classes": classes, "scale": torch.tensor(scale)}
@@ -202,7 +212,10 @@ def hyperparams(config: Mapping[str, Any]) -> str:
     members = members_of(config["model"])
     head = members[0]["heads"][0]
     audio = [{key: of for key, of in one.items() if key != "text_encoder"} for one in members]
+    imported = {name: None for one in members for name in foreign_parts(one)}
     return template(HYPERPARAMS).format(
+        imported="".join(f" and {name}, which is imported and run" for name in imported),
+        classifier="ClassLayer" if is_plain(config["model"]) else "ClassTexts",
         sample_rate=config["sample_rate"],
         longest_seconds=config["longest_seconds"],
         num_classes=len(config["labels"][head]),
@@ -216,6 +229,11 @@ def hyperparams(config: Mapping[str, Any]) -> str:
 
 class _Dumper(yaml.SafeDumper):
     """Writes what readers of YAML 1.1 and of 1.2 take alike: `1e5` is a word to one of them."""
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: Any = None) -> yaml.Node:
+        if is_foreign(mapping):
+            return composed(mapping)
+        return super().represent_mapping(tag, mapping, flow_style)
 
     def represent_word(self, value: str) -> yaml.ScalarNode:
         style = None if _PLAIN_WORD.fullmatch(value) else '"'

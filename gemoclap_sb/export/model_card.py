@@ -20,11 +20,9 @@ from gemoclap_sb.evaluation.report import (
     percent,
     uncertainty_lines,
 )
+from gemoclap_sb.export.card_texts import tags, texts
 from gemoclap_sb.models.building import encoder_names, heard_speeds, members_of
 from gemoclap_sb.models.configuration import build_prompts
-
-TAGS = ["speech-emotion-recognition", "audio-classification", "zero-shot-audio-classification",
-        "contrastive-learning", "gemo-clap", "speechbrain"]  # fmt: skip
 
 
 def model_card(
@@ -46,7 +44,7 @@ def model_card(
         license=license or "other",
         license_name=None if license else "not-chosen",
         language=language,
-        tags=TAGS,
+        tags=tags(config),
         datasets=list(datasets) or None,
         metrics=["accuracy", "recall"],
         pipeline_tag="audio-classification",
@@ -55,9 +53,6 @@ def model_card(
     )
     members = members_of(config["model"])
     head = members[0]["heads"][0]
-    prompts = build_prompts(config)
-    classes = zip(prompts.words[head].items(), prompts.class_sentences(head), strict=True)
-    rows = [[f"`{label}`", word, "; ".join(of)] for (label, word), of in classes]
     encoders = (f"{name} ({part})" for part, name in encoder_names(config["model"]).items())
     return template("README.md").format(
         front_matter=data.to_yaml(),
@@ -68,7 +63,8 @@ def model_card(
         speeds=", ".join(map(str, heard_speeds(config["model"]))),
         longest=config["longest_seconds"],
         head=head,
-        classes="\n".join(markdown_table(["label", "word", "sentences"], rows)),
+        classes="\n".join(_classes_table(config, head)),
+        **texts(config),
         results="\n".join(runs_lines(config["runs"])) if members[1:] else _results_text(metrics),
         data=", ".join(datasets) or "not stated when the model was exported",
         terms=(
@@ -77,6 +73,16 @@ def model_card(
             else "No licence was chosen when the model was exported: ask its author."
         ),
     )
+
+
+def _classes_table(config: Mapping[str, Any], head: str) -> list[str]:
+    prompts = build_prompts(config)
+    names = [[f"`{label}`", word] for label, word in prompts.words[head].items()]
+    if head not in prompts.templates:
+        return markdown_table(["label", "word"], names)
+    said = map("; ".join, prompts.class_sentences(head))
+    rows = [[*of, sentences] for of, sentences in zip(names, said, strict=True)]
+    return markdown_table(["label", "word", "sentences"], rows)
 
 
 def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -91,7 +97,7 @@ def runs_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     notes = dict.fromkeys(VALIDATION_NOTES.get(of.get("validation")) for of in runs)
     lines = [
-        f"The average of {len(runs)} models: its cosines are the mean of theirs.",
+        f"The average of {len(runs)} models: its cosines, or logits, are the mean of theirs.",
         "What each scored alone on its run's test set, or where it had none on its validation:",
         "",
         *markdown_table(["run of", "fold", "seed", "n_test", "WAR", "UAR"], rows),

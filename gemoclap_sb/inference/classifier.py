@@ -116,9 +116,10 @@ class GEmoCLAPClassifier(EncoderClassifier):
         run_opts = None if device is None else {"device": numbered}
         classifier = cls(modules=modules, hparams=hparams, run_opts=run_opts)
         classifier._source = folder
-        classifier.text_tower = text_tower.to(classifier.device)
-        own = classifier.prompts.templates[classifier.attribute]
-        classifier.mods.classifier.classes.copy_(classifier._classes(None, own)[1])
+        if text_tower is not None:
+            classifier.text_tower = text_tower.to(classifier.device)
+            own = classifier.prompts.templates[classifier.attribute]
+            classifier.mods.classifier.classes.copy_(classifier._classes(None, own)[1])
         return classifier
 
     @classmethod
@@ -170,7 +171,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         """Embed waveforms ``[B, T]`` or ``[T]``, mono, at the model's rate.
 
         ``wav_lens`` ``[B]`` are relative to the longest; by default all are as long. Returns
-        ``[B, 1, D]``, L2-normalised whatever ``normalize`` says.
+        ``[B, 1, D]``, L2-normalised whatever ``normalize`` says, but for a plain classifier's.
         """
         with torch.inference_mode():
             embeddings = super().encode_batch(wavs, wav_lens, normalize)
@@ -181,10 +182,11 @@ class GEmoCLAPClassifier(EncoderClassifier):
         """Embed N sentences, ``[N, D]``, L2-normalised.
 
         One that was asked for before is not encoded again. ValueError if there is no
-        sentence, or one is longer than the text encoder takes.
+        sentence, one is longer than the text encoder takes, or the model has no text encoder.
         """
         if isinstance(sentences, str) or not sentences:
             raise ValueError(f"sentences: expected a list of one or more, found {sentences!r}.")
+        self.mods.classifier.check_texts()
         new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._sentences]
         if new:
             with torch.inference_mode():
@@ -370,6 +372,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         """Names of the classes asked for, and their embeddings ``[C, D]``."""
         if labels is None and templates is None:
             return self.labels, self.mods.classifier.classes
+        self.mods.classifier.check_texts()
         prompts = self.prompts.asked(self.attribute, labels, templates)
         sentences = prompts.class_sentences(self.attribute)
         names = list(prompts.words[self.attribute])

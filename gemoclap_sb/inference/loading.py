@@ -23,8 +23,10 @@ from transformers.initialization import no_init_weights
 
 from gemoclap_sb.data.labels import label_encoder
 from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
+from gemoclap_sb.models.class_layer import ClassLayer, class_rows
 from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
 from gemoclap_sb.models.ensemble import TextEnsemble
+from gemoclap_sb.models.plain_description import NO_TEXTS, check_labels, is_plain
 from gemoclap_sb.models.tokenizer_files import PATTERNS
 from gemoclap_sb.models.towers import (
     AudioTower,
@@ -51,11 +53,12 @@ _HARMLESS_SIZE = 10**6
 
 def load_parts(
     folder: str | os.PathLike, attribute: str | None = None
-) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower | TextEnsemble]:
+) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower | TextEnsemble | None]:
     """Build and fill what a `Pretrained` of SpeechBrain is made of, and the text tower.
 
     Returns the modules as ``hyperparams.yaml`` has them, the embeddings of the classes'
-    texts still zero; the other hyperparameters; the text tower. ConfigurationError or
+    texts still zero; the other hyperparameters; the text tower. Of a plain classifier its linear
+    layer, filled, and None. ConfigurationError or
     WeightsError if the folder is not what an export wrote, ValueError for an attribute that
     is no head of the model.
     """
@@ -69,10 +72,14 @@ def load_parts(
     tower = AudioTower.of(
         model, attribute, config.get("longest_seconds", LONGEST_SECONDS), config["sample_rate"]
     )
-    if tower.head not in config["templates"]:
+    plain = is_plain(config["model"])
+    if tower.head not in (config["words"] if plain else config["templates"]):
         raise ConfigurationError(f"{path}: templates: expected some for {tower.head!r}.")
     labels = list(config["words"][tower.head])
-    classifier = ClassTexts(len(labels), tower.output_size)
+    check_labels(config["model"], labels, str(path))
+    classifier = (ClassLayer if plain else ClassTexts)(len(labels), tower.output_size)
+    if plain:
+        classifier.classes.copy_(class_rows(model))
     # A folder of an earlier version, and a head that was not tested, has the model's own.
     own_scale = model.class_scale(tower.head)
     classifier.scale.fill_((config.get("calibration") or {}).get(tower.head, own_scale))
@@ -92,13 +99,19 @@ def load_parts(
         "audio_normalizer": AudioNormalizer(config["sample_rate"]),
         "mean_var_norm_emb": pass_through,
     }
-    return modules, hparams, text_tower_of(model).eval().requires_grad_(False)
+    text_tower = None if plain else text_tower_of(model).eval().requires_grad_(False)
+    return modules, hparams, text_tower
 
 
 def load_text_tower(folder: str | os.PathLike) -> TextTower | TextEnsemble:
-    """Load the text tower of an exported folder alone, in evaluation mode, without gradients."""
+    """Load the text tower of an exported folder alone, in evaluation mode, without gradients.
+
+    ConfigurationError if it is a plain classifier's.
+    """
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
     config = read_config(path)["model"]
+    if is_plain(config):
+        raise ConfigurationError(NO_TEXTS)
     _check_sizes(config, weights)
     with no_init_weights():
         tower = build_text_tower(config, Path(folder) / TOKENIZER, str(path))

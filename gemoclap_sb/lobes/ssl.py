@@ -38,10 +38,11 @@ from gemoclap_sb.lobes.padding import (
     run_layer,
     spec_augment,
 )
+from gemoclap_sb.lobes.source_weights import SourceWeights
 from gemoclap_sb.lobes.ssl_options import MODEL_TYPES, SAMPLE_RATE, check_options
 
 
-class SSLEncoder(HFTransformersInterface):
+class SSLEncoder(SourceWeights, HFTransformersInterface):
     """A self-supervised speech encoder: waveforms [B, T] to frames [B, F, D].
 
     `output_size` is D. LayerDrop is off: a skipped layer leaves parameters without a gradient,
@@ -125,6 +126,8 @@ class SSLEncoder(HFTransformersInterface):
         if normalize_wav is None:
             self.options["normalize_wav"] = self._read_preprocessor(save_path)
         self._assemble()
+        # Frozen wherever it is not used, and some checkpoints leave it out.
+        self.remember_source(save_path, {"masked_spec_embed"})
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> SSLEncoder:

@@ -25,11 +25,12 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from gemoclap_sb.lobes.configured import Configured
 from gemoclap_sb.lobes.normalization import SentenceNormalization
+from gemoclap_sb.lobes.source_weights import SourceWeights
 
 _BOS, _PAD, _EOS, _FIRST_BYTE = 0, 1, 2, 3
 
 
-class TextEncoder(HFTransformersInterface):
+class TextEncoder(SourceWeights, HFTransformersInterface):
     """Pretrained text encoder: RoBERTa, XLM-R, BERT, or another of that kind.
 
     Loaded through SpeechBrain's Hugging Face interface. Code from the hub is never run.
@@ -65,7 +66,9 @@ class TextEncoder(HFTransformersInterface):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(source=str(source), save_path=str(save_path), freeze=freeze)
-        self._set_up(str(source), gradient_checkpointing, cache_dir=str(save_path))
+        self.source = str(source)
+        self._set_up(self.source, gradient_checkpointing, cache_dir=str(save_path))
+        self.remember_source(save_path, self._random)
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Encode N sentences, [N, output_size]; ValueError for none, or one that is too long."""
@@ -126,7 +129,13 @@ class TextEncoder(HFTransformersInterface):
         # SpeechBrain's hook between reading the configuration and loading the weights.
         # A half-precision checkpoint would otherwise keep its own type.
         kwargs |= {"dtype": torch.float32, **_without_pooler(self.config)}
-        super()._from_pretrained(source, **kwargs)
+        super()._from_pretrained(source, output_loading_info=True, **kwargs)
+        if isinstance(self.model, tuple):
+            self.model, report = self.model
+            self._random = set(report["missing_keys"]) | {k[0] for k in report["mismatched_keys"]}
+        else:
+            # SpeechBrain's own format does not tell.
+            self._random = {name for name, _ in self.model.named_parameters()}
 
     def _set_up(self, tokenizer: str, gradient_checkpointing: bool, **options: str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, **options)

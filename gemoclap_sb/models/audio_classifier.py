@@ -62,7 +62,8 @@ class AudioClassifier(PooledAudio):
         self.audio_encoder = audio_encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(size_of(pooling, None, "audio"), num_classes)
+        self.embedding_size = size_of(pooling, None, "audio")
+        self.classifier = nn.Linear(self.embedding_size, num_classes)
 
     def forward(
         self,
@@ -81,6 +82,6 @@ class AudioClassifier(PooledAudio):
         """Return the logits, ``[N, C]``."""
         return output.logits
 
-    def class_scale(self) -> float:
+    def class_scale(self, head: str | None = None) -> float:
         """Give the factor on `class_scores`: 1, since they are logits already."""
         return 1.0

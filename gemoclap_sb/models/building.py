@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -21,8 +22,17 @@ from gemoclap_sb.lobes.resnet import ResNetEncoder
 from gemoclap_sb.lobes.ssl import SSLEncoder
 from gemoclap_sb.lobes.ssl_options import MODEL_TYPES as SSL_MODEL_TYPES
 from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
+from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
+from gemoclap_sb.models.errors import ConfigurationError
+from gemoclap_sb.models.foreign import describe_foreign, is_foreign, refuse_foreign
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.plain_description import (
+    ClassifierDescription,
+    check_alike,
+    check_pooled_size,
+    is_plain,
+)
 from gemoclap_sb.models.pooled_audio import checked_tta_speeds
 from gemoclap_sb.models.tokenizer_files import check_tokenizer
 
@@ -39,17 +49,16 @@ TEXT_MODEL_TYPES = (
 _LEFT_OUT = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
 
-class ConfigurationError(ValueError):
-    """A model that cannot be described, or a description that cannot be followed."""
-
-
 @strict
 @dataclass(kw_only=True)
 class ModelDescription:
-    """The keys of a model's description; one of the audio tower alone has no text encoder."""
+    """The keys of a model's description; one of the audio tower alone has no text encoder.
 
-    audio_encoder: dict[str, Any]
-    pooling: dict[str, Any]
+    A lobe or pooling of another package is there as a module, where a YAML has made it.
+    """
+
+    audio_encoder: dict[str, Any] | nn.Module
+    pooling: dict[str, Any] | nn.Module
     text_encoder: dict[str, Any] | None = None
     heads: list[str]
     embedding_size: int
@@ -57,6 +66,7 @@ class ModelDescription:
     dropout: float | int
     trim_db: float | int | None = None
     tta_speeds: list[int] | None = None
+    audio_size: int | None = None
 
     def validate_sizes(self) -> None:
         """Refuse what no model can have."""
@@ -111,7 +121,8 @@ def checked_members(config: Mapping[str, Any], where: str = CONFIG) -> list[Mapp
         check_description(where, EnsembleDescription, config)
     members = members_of(config)
     for one in members:
-        check_description(where, ModelDescription, one)
+        check_description(where, ClassifierDescription if is_plain(one) else ModelDescription, one)
+        check_alike(one, members[0], where)
         if one["heads"] != members[0]["heads"]:
             raise ConfigurationError(
                 f"{where}: expected members with the same heads, found {members[0]['heads']} and "
@@ -120,11 +131,12 @@ def checked_members(config: Mapping[str, Any], where: str = CONFIG) -> list[Mapp
     return members
 
 
-def model_config(model: nn.Module) -> dict[str, Any]:
-    """Describe a `GEmoCLAP` so that `build_model` can make it again: no weights, no paths.
+def model_config(model: nn.Module, hparams_file: Path | None = None) -> dict[str, Any]:
+    """Describe a model so that `build_model` can make it again: no weights, no paths.
 
-    ConfigurationError if the model is of another class, or its lobes or pooling are not the
-    package's own.
+    A lobe or pooling that is not the package's own is described by the run's YAML, and an export
+    alone can follow that (see `gemoclap_sb.models.foreign`). ConfigurationError if the model is of
+    another class than `GEmoCLAP` and `AudioClassifier`, or one of its parts cannot be described.
 
     Examples
     --------
@@ -139,15 +151,31 @@ def model_config(model: nn.Module) -> dict[str, Any]:
     >>> [*build_model(config).state_dict()] == [*clap.state_dict()]
     True
     """
-    if type(model) is not GEmoCLAP:
+    if type(model) not in (GEmoCLAP, AudioClassifier):
         raise ConfigurationError(
-            f"{type(model).__name__} has no text tower to be asked with words; only a GEmoCLAP "
-            "can be exported"
+            f"{type(model).__name__} is a model of one's own; a GEmoCLAP or an AudioClassifier can "
+            "be exported"
         )
+    encoder = _describe("audio_encoder", model.audio_encoder, AUDIO_ENCODERS, hparams_file)
+    pooling = _describe("pooling", model.pooling, POOLINGS, hparams_file)
+    if isinstance(model, AudioClassifier):
+        return {
+            "audio_encoder": encoder,
+            "pooling": pooling,
+            "heads": list(model.heads),
+            "num_classes": model.classifier.out_features,
+            "embedding_size": model.embedding_size,
+            "dropout": model.dropout.p,
+            "trim_db": model.trim_db,
+            "tta_speeds": model.tta_speeds,
+        }
+    # A pooling from elsewhere need not tell its size.
+    pooled_size = model.audio_projections[model.heads[0]].layers[0].in_features
     return {
-        "audio_encoder": _describe("audio_encoder", model.audio_encoder, AUDIO_ENCODERS),
-        "pooling": _describe("pooling", model.pooling, POOLINGS),
+        "audio_encoder": encoder,
+        "pooling": pooling,
         "text_encoder": _describe("text_encoder", model.text_encoder, TEXT_ENCODERS),
+        **({"audio_size": pooled_size} if is_foreign(pooling) else {}),
         "heads": list(model.heads),
         "embedding_size": model.embedding_size,
         "hidden_size": model.text_projection.layers[0].out_features,
@@ -158,13 +186,17 @@ def model_config(model: nn.Module) -> dict[str, Any]:
 
 
 def encoder_names(config: Mapping[str, Any]) -> dict[str, str]:
-    """Name the encoders of a description, ``audio`` and ``text``, by kind, each kind once."""
+    """Name the encoders of a description, ``audio`` and ``text``, by kind, each kind once.
+
+    A plain classifier has no text.
+    """
     names: dict[str, dict[str, None]] = {"audio": {}, "text": {}}
     for one in members_of(config):
         for part, kinds in names.items():
-            entry = one[f"{part}_encoder"]
-            kinds[entry["config"].get("model", {}).get("model_type", entry["class"])] = None
-    return {part: " and ".join(kinds) for part, kinds in names.items()}
+            if entry := one.get(f"{part}_encoder"):
+                model = entry.get("config", {}).get("model", {})
+                kinds[model.get("model_type", entry["class"])] = None
+    return {part: " and ".join(kinds) for part, kinds in names.items() if kinds}
 
 
 def heard_speeds(config: Mapping[str, Any]) -> list[int]:
@@ -177,7 +209,7 @@ def build_model(
     tokenizer_folder: str | os.PathLike | None = None,
     where: str = CONFIG,
     pad_short: bool = False,
-) -> GEmoCLAP | GEmoCLAPEnsemble:
+) -> GEmoCLAP | AudioClassifier | GEmoCLAPEnsemble:
     """Make the model that `model_config` described, or an ensemble, with random weights.
 
     A `TextEncoder` needs its tokenizer's folder. ``where`` names the file in errors.
@@ -196,20 +228,27 @@ def _build_one(
     tokenizer_folder: str | os.PathLike | None,
     where: str,
     pad_short: bool,
-) -> GEmoCLAP:
+) -> GEmoCLAP | AudioClassifier:
+    shared = {
+        "audio_encoder": build_audio_encoder(config["audio_encoder"], where, pad_short),
+        "pooling": build_pooling(config["pooling"], where),
+        "dropout": config["dropout"],
+        "trim_db": config.get("trim_db"),
+        "tta_speeds": config.get("tta_speeds"),
+    }
+    if is_plain(config):
+        check_pooled_size(config, shared["pooling"], where)
+        head, size = config["heads"][0], config["num_classes"]
+        return built(where, "model", AudioClassifier, head=head, num_classes=size, **shared)
     return built(
         where,
         "model",
         GEmoCLAP,
-        audio_encoder=build_audio_encoder(config["audio_encoder"], where, pad_short),
         text_encoder=build_text_encoder(config.get("text_encoder"), tokenizer_folder, where),
-        pooling=build_pooling(config["pooling"], where),
         heads=config["heads"],
         embedding_size=config["embedding_size"],
         hidden_size=config["hidden_size"],
-        dropout=config["dropout"],
-        trim_db=config.get("trim_db"),
-        tta_speeds=config.get("tta_speeds"),
+        **shared,
     )
 
 
@@ -219,6 +258,8 @@ def build_audio_encoder(entry: object, where: str = CONFIG, pad_short: bool = Fa
     With ``pad_short`` it takes waveforms shorter than a frame, whatever training chose: one
     short file must not stop a batch.
     """
+    if isinstance(entry, nn.Module):
+        return entry
     cls, config = _looked_up(where, "audio_encoder", entry, AUDIO_ENCODERS)
     if cls is SSLEncoder:
         _check_transformers(where, "audio_encoder", config, SSL_MODEL_TYPES)
@@ -251,13 +292,19 @@ def build_text_encoder(
 
 def build_pooling(entry: object, where: str = CONFIG) -> nn.Module:
     """Make the pooling of a description's ``pooling``."""
+    if isinstance(entry, nn.Module):
+        return entry
     cls, config = _looked_up(where, "pooling", entry, POOLINGS)
     return built(where, "model.pooling", cls.from_config, config)
 
 
-def _describe(key: str, module: nn.Module, known: Mapping[str, type]) -> dict[str, Any]:
+def _describe(
+    key: str, module: nn.Module, known: Mapping[str, type], hparams_file: Path | None = None
+) -> dict[str, Any]:
     name = type(module).__name__
     if known.get(name) is not type(module):
+        if hparams_file is not None:
+            return describe_foreign(key, module, hparams_file)
         raise ConfigurationError(
             f"{key}: {type(module).__module__}.{name} is not one of the package's own "
             f"({', '.join(known)}), so an exported folder could not build it again"
@@ -280,6 +327,8 @@ def _describe(key: str, module: nn.Module, known: Mapping[str, type]) -> dict[st
 def _looked_up(
     where: str, key: str, entry: object, known: Mapping[str, type]
 ) -> tuple[type, dict[str, Any]]:
+    if is_foreign(entry):
+        refuse_foreign(where, key, entry)
     if not (isinstance(entry, Mapping) and set(entry) == {"class", "config"}):
         raise ConfigurationError(
             f"{where}: model.{key}: expected a class and its config, found {entry!r}."

@@ -18,6 +18,7 @@ from torch import nn
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.files import atomic_folder, read_json, write_json
 from gemoclap_sb.lobes.text import TextEncoder
+from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.building import (
     CONFIG,
     ConfigurationError,
@@ -28,7 +29,7 @@ from gemoclap_sb.models.building import (
 
 logger = get_logger(__name__)
 
-TOKENIZER = "tokenizer"
+TOKENIZER, HYPERPARAMS = "tokenizer", "hyperparams.yaml"
 FORMAT, FORMAT_VERSION = "gemoclap_sb", 1
 LONGEST_SECONDS = 60.0
 
@@ -87,17 +88,26 @@ def averaged_run(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {key: metrics.get(key) for key in AveragedRun.__dataclass_fields__}
 
 
-def run_config(model: nn.Module, prompts: Prompts, sample_rate: int = 16000) -> dict[str, Any]:
+def run_config(
+    model: nn.Module,
+    prompts: Prompts,
+    sample_rate: int = 16000,
+    hparams_file: Path | None = None,
+) -> dict[str, Any]:
     """Describe a model, its prompts and its waveforms: what ``config.json`` holds.
 
     ConfigurationError as `gemoclap_sb.models.building.model_config` raises it.
     """
+    said = prompts.to_config()
+    if isinstance(model, AudioClassifier):
+        # It reads none.
+        said["templates"] = {}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "sample_rate": sample_rate,
-        "model": model_config(model),
-        **prompts.to_config(),
+        "model": model_config(model, hparams_file),
+        **said,
         # Readers of JSON need not keep the order of words, and it is that of the classes.
         "labels": {attribute: list(words) for attribute, words in prompts.words.items()},
     }
@@ -108,8 +118,9 @@ def write_run_config(
 ) -> Path:
     """Write ``config.json``, and ``tokenizer/`` where the text lobe has one, into a run's folder.
 
-    A model that cannot be described (a lobe from elsewhere, or the cross-entropy baseline)
-    trains all the same: its ``config.json`` then holds the reason, which the export repeats.
+    A lobe or pooling from elsewhere is described by the ``hyperparams.yaml`` in the folder. A
+    model that cannot be described (its own class, a text lobe from elsewhere) trains all the same:
+    its ``config.json`` then holds the reason, which the export repeats.
 
     Examples
     --------
@@ -124,12 +135,12 @@ def write_run_config(
     """
     path = Path(folder) / CONFIG
     try:
-        config = run_config(model, prompts, sample_rate)
+        config = run_config(model, prompts, sample_rate, Path(folder) / HYPERPARAMS)
     except ConfigurationError as error:
         logger.info("This run can be trained but not exported: %s", error)
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "unsupported": str(error)}
     else:
-        if isinstance(model.text_encoder, TextEncoder):
+        if isinstance(getattr(model, "text_encoder", None), TextEncoder):
             with atomic_folder(Path(folder) / TOKENIZER) as temporary:
                 model.text_encoder.save_tokenizer(temporary)
     write_json(path, config)
@@ -166,7 +177,10 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
             "install that one, or export the run again."
         )
     if "unsupported" in config:
-        raise ConfigurationError(f"{path}: {config['unsupported']}.")
+        raise ConfigurationError(
+            f"{path}: {config['unsupported']}. If an earlier version wrote this, give the run's "
+            "own command again."
+        )
     check_description(str(path), RunDescription, config)
     for run in config.get("runs") or ():
         check_description(f"{path}: runs", AveragedRun, run)

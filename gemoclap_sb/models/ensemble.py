@@ -19,6 +19,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
+from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 
 
@@ -38,10 +39,12 @@ def concatenated(embeddings: Sequence[Tensor]) -> Tensor:
 class GEmoCLAPEnsemble(nn.Module):
     """Two or more trained models with the same heads; what export and inference ask of one.
 
+    Plain classifiers too are averaged so: the mean of their logits.
+
     The towers of it are `gemoclap_sb.models.towers.AudioTower.of` and `text_tower_of`.
     """
 
-    def __init__(self, members: Sequence[GEmoCLAP]) -> None:
+    def __init__(self, members: Sequence[GEmoCLAP | AudioClassifier]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.heads = members[0].heads

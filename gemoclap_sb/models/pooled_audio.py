@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    mark_as_transfer,
+    register_checkpoint_hooks,
+)
 from torch import Tensor, nn
 
 from gemoclap_sb.lobes.cutting import trim_silence
 from gemoclap_sb.lobes.lengths import frame_lengths
 from gemoclap_sb.lobes.speeds import at_speed, check_speeds
+from gemoclap_sb.models.lean_checkpoints import lean_state, recover, transfer
 
 
+@register_checkpoint_hooks
 class PooledAudio(nn.Module):
     """Base of the models over an audio lobe; they set the first four.
 
@@ -20,6 +29,8 @@ class PooledAudio(nn.Module):
     utterance is heard outside of training (test-time augmentation), or None: its pooled vector is
     the mean of theirs. Another speed is another voice, so that what is one speaker's own counts
     less. ``hears_once`` puts them aside for a while.
+
+    Its checkpoints are those of `gemoclap_sb.models.lean_checkpoints`.
     """
 
     audio_encoder: nn.Module
@@ -65,6 +76,22 @@ class PooledAudio(nn.Module):
                 "output_all_hiddens: False."
             )
         return frames, frame_lengths(self.audio_encoder, frames, wavs, wav_lens)
+
+    @mark_as_saver
+    def save_checkpoint(self, path: str | os.PathLike) -> None:
+        """Write what was trained, and name the source of the rest."""
+        torch.save(lean_state(self), path)
+
+    @mark_as_loader
+    def load_checkpoint(self, path: str | os.PathLike, end_of_epoch: bool = True) -> None:
+        """Go on from a checkpoint; SourceError if the pretrained weights are others."""
+        del end_of_epoch
+        recover(self, path)
+
+    @mark_as_transfer
+    def transfer_checkpoint(self, path: str | os.PathLike) -> None:
+        """Begin with what an earlier stage's checkpoint has; SourceError as above."""
+        transfer(self, path)
 
     def pool(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
         """Pooled audio vectors before projection, ``[B, Dp]``."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from gemoclap_sb.lobes.lengths import sample_lengths
 from gemoclap_sb.lobes.projection import Projection
+from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.building import (
     CONFIG,
     build_audio_encoder,
@@ -34,6 +35,7 @@ from gemoclap_sb.models.building import (
 from gemoclap_sb.models.configuration import LONGEST_SECONDS, read_config
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble, TextEnsemble, concatenated
 from gemoclap_sb.models.gemoclap import GEmoCLAP, normalized
+from gemoclap_sb.models.plain_description import is_plain
 from gemoclap_sb.models.pooled_audio import PooledAudio
 from gemoclap_sb.models.weights import load_weights
 
@@ -62,6 +64,7 @@ class AudioTower(PooledAudio):
     Memory is therefore bounded whatever the length. An utterance shorter than the lobe's
     first frame is padded with silence to one frame.
 
+    The tower of a plain classifier has no projection, and gives the pooled vectors as they are.
     The tower of an ensemble has its members' embeddings side by side: D is the sum of theirs. Each
     member averages its own pieces, and there are no frames to ask for.
 
@@ -121,14 +124,14 @@ class AudioTower(PooledAudio):
             self.trim_db, self.tta_speeds = config.get("trim_db"), config.get("tta_speeds")
             self.audio_encoder = build_audio_encoder(config["audio_encoder"], where, pad_short=True)
             self.pooling = build_pooling(config["pooling"], where)
-            sizes = self.pooling.output_size, config["embedding_size"], config["hidden_size"]
-            self._project(Projection(*sizes))
+            self._project(_projection_of(config, self.pooling))
+            self.output_size: int = config["embedding_size"]
         self._set_up(longest_seconds, sample_rate, freeze)
 
     @classmethod
     def of(
         cls,
-        model: GEmoCLAP | GEmoCLAPEnsemble,
+        model: GEmoCLAP | AudioClassifier | GEmoCLAPEnsemble,
         head: str | None = None,
         longest_seconds: float = LONGEST_SECONDS,
         sample_rate: int = 16000,
@@ -143,17 +146,19 @@ class AudioTower(PooledAudio):
             tower.head = chosen_head(model.heads, head)
             tower.audio_encoder, tower.pooling = model.audio_encoder, model.pooling
             tower.trim_db, tower.tta_speeds = model.trim_db, model.tta_speeds
-            tower._project(model.audio_projections[tower.head])
+            plain = isinstance(model, AudioClassifier)
+            tower._project(None if plain else model.audio_projections[tower.head])
+            tower.output_size = model.embedding_size
             # A new module is in training.
             tower.training = model.training
         tower._set_up(longest_seconds, sample_rate, freeze=False)
         return tower
 
     # Parts are named as in GEmoCLAP and GEmoCLAPEnsemble, so that one file of weights serves both.
-    def _project(self, projection: Projection) -> None:
+    def _project(self, projection: Projection | None) -> None:
         self.members = nn.ModuleList()
-        self.audio_projections = nn.ModuleDict({self.head: projection})
-        self.output_size: int = projection.output_size
+        projections = {} if projection is None else {self.head: projection}
+        self.audio_projections = nn.ModuleDict(projections)
 
     def _average(self, towers: Sequence[AudioTower]) -> None:
         self.members = nn.ModuleList(towers)
@@ -181,7 +186,7 @@ class AudioTower(PooledAudio):
         Returns
         -------
         Tensor
-            ``[B, 1, D]``, L2-normalised.
+            ``[B, 1, D]``, L2-normalised; of a plain classifier, the pooled vectors.
         """
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
@@ -210,7 +215,12 @@ class AudioTower(PooledAudio):
         return self.unit(total)
 
     def unit(self, embeddings: Tensor) -> Tensor:
-        """Bring means of embeddings ``[..., D]`` back to unit length, each member's by itself."""
+        """Bring means of embeddings ``[..., D]`` back to unit length, each member's by itself.
+
+        The pooled vectors of a plain classifier have no such length, and are left as they are.
+        """
+        if not (self.members[0] if self.members else self).audio_projections:
+            return embeddings
         sizes = [tower.output_size for tower in self.members] or [self.output_size]
         return concatenated([normalized(part) for part in embeddings.split(sizes, dim=-1)])
 
@@ -226,6 +236,8 @@ class AudioTower(PooledAudio):
     def _embed(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
         if self.members:
             return concatenated([tower._embed(wavs, wav_lens) for tower in self.members])
+        if not self.audio_projections:
+            return self.pool(wavs, wav_lens)
         return normalized(self.audio_projections[self.head](self.pool(wavs, wav_lens)))
 
 
@@ -301,6 +313,9 @@ class ClassTexts(nn.Module):
         """Score ``[..., D]`` embeddings: log posteriors ``[..., C]``."""
         return class_log_posteriors(embeddings, self.classes, self.scale)
 
+    def check_texts(self) -> None:
+        """Say whether there are texts at all: ValueError if classes are known by number only."""
+
     @mark_as_transfer
     def load_weights(self, path: str | os.PathLike) -> None:
         """Take the class embeddings from an export's ``classifier.ckpt`` (safetensors)."""
@@ -308,8 +323,21 @@ class ClassTexts(nn.Module):
 
 
 def class_log_posteriors(embeddings: Tensor, classes: Tensor, scale: Tensor) -> Tensor:
-    """Log posteriors ``[..., C]`` of embeddings ``[..., D]`` over classes ``[C, D]``."""
-    return F.log_softmax(scale * (embeddings @ classes.T), dim=-1)
+    """Log posteriors ``[..., C]`` of embeddings ``[..., D]`` over classes ``[C, D]``.
+
+    Classes ``[C, D + 1]`` have a bias in the last column.
+    """
+    size = embeddings.shape[-1]
+    scores = embeddings @ classes[:, :size].T + classes[:, size:].sum(dim=-1)
+    return F.log_softmax(scale * scores, dim=-1)
+
+
+def _projection_of(config: Mapping[str, Any], pooling: nn.Module) -> Projection | None:
+    """Make the projection that a description asks for; None for a plain classifier."""
+    if is_plain(config):
+        return None
+    pooled_size = config.get("audio_size") or pooling.output_size
+    return Projection(pooled_size, config["embedding_size"], config["hidden_size"])
 
 
 def chosen_head(heads: Sequence[str], head: str | None) -> str:

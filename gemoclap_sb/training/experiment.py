@@ -35,6 +35,7 @@ from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
+from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.launch import join_group, without_launch_flag
@@ -112,7 +113,7 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
     """
     try:
         run_experiment(prepare, argv)
-    except (ExperimentError, ManifestError, AudioError) as error:
+    except (ExperimentError, ManifestError, AudioError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

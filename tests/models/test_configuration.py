@@ -134,12 +134,18 @@ def test_foreign_lobe_trains_with_a_recorded_reason(lobe, tmp_path):
         read_config(path)
 
 
-def test_cross_entropy_baseline_has_a_recorded_reason(tmp_path):
+def test_cross_entropy_baseline_is_built_again():
     lobe = ResNetEncoder(channels=[8], strides=[2])
-    model = AudioClassifier(lobe, MaskedMeanPooling(lobe.output_size), num_classes=4)
-    path = write_run_config(tmp_path, model, make_prompts())
-    with pytest.raises(ConfigurationError, match="AudioClassifier has no text tower"):
-        read_config(path)
+    pooling = MaskedMeanPooling(lobe.output_size)
+    model = AudioClassifier(lobe, pooling, 4, dropout=0.2, trim_db=30, tta_speeds=[90, 100]).eval()
+    config = json.loads(json.dumps(run_config(model, make_prompts())))
+    assert config["templates"] == {}
+    built = build_model(config["model"]).eval()
+    built.load_state_dict(model.state_dict())
+    wavs, lengths = torch.randn(2, 8000), torch.tensor([1.0, 0.5])
+    found, expected = (of(wavs, lengths)["emotion"].logits for of in (built, model))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert repr(built) == repr(model)
 
 
 def _change(config, keys, value):
