@@ -61,7 +61,7 @@ def _load_checkpoint(model: GEmoCLAP, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
-        raise ExportError(f"{path} is damaged, or holds more than tensors.") from error
+        raise ExportError(f"{path}: the weights are damaged, or hold more than tensors.") from error
     # Layers that only a joint loss reads.
     state = {name: value for name, value in state.items() if not name.startswith("classifiers.")}
     try:
