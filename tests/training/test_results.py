@@ -159,6 +159,17 @@ def test_debug_and_test_only_leave_a_finished_run_as_it_is(
     assert contents(finished) == before | log
 
 
+def test_finished_run_without_checkpoints_is_not_trained_again(
+    finished, small_corpus, iemocap_prepare, capsys
+):
+    shutil.rmtree(finished / "save")
+    before = contents(finished)
+    command = tiny_run(finished, data_folder=small_corpus)
+    assert main(iemocap_prepare.prepare_iemocap, command) == 2
+    assert "is finished, and its checkpoints are gone" in capsys.readouterr().err
+    assert contents(finished) == before
+
+
 def test_test_only_amid_a_training_has_names_of_its_own(
     finished, small_corpus, iemocap_prepare, capsys
 ):
