@@ -75,7 +75,7 @@ def _load_checkpoint(model: Model, path: Path) -> None:
     except SourceError as error:
         raise ExportError(str(error)) from error
     except DAMAGE as error:
-        raise ExportError(f"{path} is damaged, or holds more than tensors.") from error
+        raise ExportError(f"{path}: the weights are damaged, or hold more than tensors.") from error
     lobes = sources(model)
     for name in left_out.keys() & lobes.keys():
         _load_source(lobes[name], left_out[name], path)

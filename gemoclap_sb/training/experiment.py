@@ -46,6 +46,7 @@ from gemoclap_sb.training.run_folder import (
     ExperimentError,
     bind_data,
     check_settings,
+    is_finished,
     learning_options,
     read_settings,
     record_run,
@@ -153,7 +154,10 @@ def open_run(argv: Sequence[str] | None) -> Run:
     folder = Path(settings["output_folder"])
     lock = lock_folder(folder) if if_main_process() else None
     try:
-        recorded = check_settings(folder, settings, options) if lock else None
+        try:
+            recorded = check_settings(folder, settings, options) if lock else None
+        except OSError as error:
+            raise ExperimentError(f"--output_folder: {error}") from error
         with open(hparams_file, encoding="utf-8") as stream:
             try:
                 hparams = load_hyperpyyaml(stream, overrides)
@@ -238,6 +242,11 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
         checkpointer=hparams["checkpointer"],
     )
     brain.check_options()
+    if is_finished(run.folder) and not any((run.folder / "save").glob("CKPT*")):
+        raise ExperimentError(
+            f"{run.folder} is finished, and its checkpoints are gone: the result stays. Give "
+            "another --output_folder to train again."
+        )
     if brain.debug:
         own = Path(hparams["train_logger"].save_file)
         hparams["train_logger"].save_file = str(own.with_name(DEBUG + own.name))

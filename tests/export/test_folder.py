@@ -335,6 +335,7 @@ def test_pickle_in_the_run_is_not_executed(tmp_path):
     run = make_run(tmp_path / "run", scratch_model())
     [checkpoint] = (run / "save").glob("CKPT*/clap.ckpt")
     torch.save({"x": Evil()}, checkpoint)
-    with pytest.raises(Exception, match="(?i)weights"):
+    (checkpoint.parent / "files.json").unlink()
+    with pytest.raises(ExportError, match="weights are damaged, or hold more than tensors"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "ran").exists()

@@ -236,7 +236,7 @@ def test_all_folds_are_run_and_a_changed_manifest_is_refused(
     copy.write_text(copy.read_text().replace("joy", "anger", 1))
     capsys.readouterr()
     assert cross_validation.main(script, argv) == 2
-    assert "other settings: manifest (was 'corpus.csv, SHA-256" in capsys.readouterr().err
+    assert "other settings: manifest (was 'SHA-256 of its rows" in capsys.readouterr().err
     # Moved, it is the same manifest.
     shutil.move(tmp_path / "cv/fold_1", tmp_path / "cv2/fold_1")
     table.to_csv(copy, index=False)

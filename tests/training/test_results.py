@@ -84,6 +84,7 @@ def test_manifest_edited_amid_a_run_is_refused(small_manifests, tmp_path, capsys
     # It ends when the data are bound, and before it trains.
     assert main(None, own_manifests(small_manifests, folder, "--test_only")) == 2
     (folder / "save/CKPT+1").mkdir(parents=True)
+    size = len(pd.read_csv(small_manifests["test_csv"]))
 
     def relabel(rows):
         rows.loc[0, "transcript"] = "Something else."
@@ -92,7 +93,7 @@ def test_manifest_edited_amid_a_run_is_refused(small_manifests, tmp_path, capsys
     for split, change, told in (
         ("train", relabel, "train (the cells of its rows, or their order, are others)"),
         ("valid", lambda rows: rows[::-1], "valid (the cells of its rows, or their order"),
-        ("test", lambda rows: rows[1:], "test (had 22 rows, now 21)"),
+        ("test", lambda rows: rows[1:], f"test (had {size} rows, now {size - 1})"),
     ):
         other = edited(small_manifests[f"{split}_csv"], tmp_path / "other.csv", change)
         given = {**small_manifests, f"{split}_csv": other}
@@ -156,6 +157,17 @@ def test_debug_and_test_only_leave_a_finished_run_as_it_is(
     assert "metrics.json stays: testing this finished run again" in capsys.readouterr().err
     log = {"train_log.txt": (finished / "train_log.txt").read_bytes()}
     assert contents(finished) == before | log
+
+
+def test_finished_run_without_checkpoints_is_not_trained_again(
+    finished, small_corpus, iemocap_prepare, capsys
+):
+    shutil.rmtree(finished / "save")
+    before = contents(finished)
+    command = tiny_run(finished, data_folder=small_corpus)
+    assert main(iemocap_prepare.prepare_iemocap, command) == 2
+    assert "is finished, and its checkpoints are gone" in capsys.readouterr().err
+    assert contents(finished) == before
 
 
 def test_test_only_amid_a_training_has_names_of_its_own(
