@@ -40,8 +40,9 @@ _FOREIGN = """\
 
 {classes}
 
-They must be importable where the folder is loaded. `GEmoCLAPClassifier.from_pretrained` imports
-nobody's classes and refuses it; SpeechBrain's class does, so use it with folders that you trust:
+They must be importable where the folder is loaded, and so must the package `gemoclap_sb`.
+`GEmoCLAPClassifier.from_pretrained` imports nobody's classes and refuses the folder. SpeechBrain's
+class imports them: use it with folders that you trust.
 """
 _ZERO_SHOT = (
     "- Words outside of training (zero-shot) are a guess of unknown accuracy until measured.\n"
