@@ -182,7 +182,7 @@ def test_missing_files_are_named(hostile, name):
 
 def test_a_run_is_no_export(runs):
     run = runs["scratch"]
-    with pytest.raises(WeightsError, match="`gemoclap export RUN OUT` writes it"):
+    with pytest.raises(ConfigurationError, match=f"`gemoclap export {run} OUT`"):
         GEmoCLAPClassifier.from_pretrained(run)
 
 

@@ -1,0 +1,82 @@
+"""Whether a model that was loaded answers at all: tried once, on a sound and on its own texts.
+
+Weights that fit and are finite can still be of no use: a variance below zero, a number that
+overflows, a tokenizer that has lost its words. Such a model would answer every recording with
+NaN, or with the same probability for every class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gemoclap_sb.models.building import built
+from gemoclap_sb.models.ensemble import TextEnsemble
+from gemoclap_sb.models.errors import ConfigurationError, shown
+from gemoclap_sb.models.towers import AudioTower, TextTower
+
+_SECONDS = 0.25
+_NOT_WHOLE = "Its files are not whole; export the run again, or download the whole model."
+
+
+def check_audio(tower: AudioTower, where: str) -> None:
+    """Refuse a tower that cannot embed a quarter of a second, by a ConfigurationError."""
+    # A tone that rises through all frequencies; nothing is drawn from anybody's generator.
+    time = torch.arange(max(1, round(_SECONDS * tower.sample_rate)))
+    with torch.inference_mode():
+        embedding = built(where, "audio", tower, 0.3 * torch.sin(time**1.3)[None])
+    if not is_unit(embedding):
+        raise ConfigurationError(
+            f"{where}: expected a model that embeds a recording, found one whose embedding of a "
+            "tone is no unit vector of finite numbers. Its weights are of no use; take another "
+            "export."
+        )
+
+
+def check_tokens(
+    texts: TextTower | TextEnsemble, class_sentences: Sequence[Sequence[str]], where: str
+) -> None:
+    """Refuse a tokenizer for which two classes are the same text, by a ConfigurationError."""
+    for tower in getattr(texts, "members", [texts]):
+        tokenizer = getattr(tower.text_encoder, "tokenizer", None)
+        if tokenizer is None:
+            continue
+        whole = f"{tokenizer.name_or_path}: expected a tokenizer that tells the classes apart"
+        kinds: dict[tuple[tuple[int, ...], ...], str] = {}
+        known = False
+        for sentences in class_sentences:
+            ids = built(where, "tokenizer", tokenizer, list(sentences))["input_ids"]
+            # The ends of a sentence are special tokens, and so is a word that is not known.
+            known |= any(set(row) - set(tokenizer.all_special_ids) for row in ids)
+            if (same := kinds.setdefault(tuple(map(tuple, ids)), sentences[0])) != sentences[0]:
+                raise ConfigurationError(
+                    f"{whole}, found the same tokens for {shown(same)} and {shown(sentences[0])}. "
+                    f"{_NOT_WHOLE}"
+                )
+        if not known:
+            raise ConfigurationError(
+                f"{whole}, found one that knows none of their words. {_NOT_WHOLE}"
+            )
+
+
+def check_classes(classes: Tensor, sentences: Sequence[Sequence[str]], where: str) -> None:
+    """Refuse embeddings of classes ``[C, D]`` that are none, or of which two are the same."""
+    if not is_unit(classes):
+        raise ConfigurationError(
+            f"{where}: expected a model that embeds its classes' texts, found embeddings that are "
+            "no unit vectors of finite numbers. Its weights are of no use; take another export."
+        )
+    rows: dict[tuple[float, ...], str] = {}
+    for row, (first, *_) in zip(classes.tolist(), sentences, strict=True):
+        if (same := rows.setdefault(tuple(row), first)) != first:
+            raise ConfigurationError(
+                f"{where}: expected a model that tells its classes apart, found the same embedding "
+                f"of {shown(same)} and {shown(first)}: both would always be as probable. Take another export."
+            )
+
+
+def is_unit(embeddings: Tensor) -> bool:
+    """Say whether all embeddings ``[..., D]`` are finite and of unit length."""
+    return bool(((embeddings.norm(dim=-1) - 1).abs() < 1e-3).all())
