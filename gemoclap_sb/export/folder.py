@@ -107,9 +107,7 @@ def export(
     runs = [Path(run) for run in ([run_folder] if is_one else run_folder)]
     if not runs:
         raise ExportError("run_folder: expected a run's folder or several, found none.")
-    if not os.fspath(out_folder):
-        raise ExportError("expected a folder to write, found an empty name.")
-    out_folder = Path(os.path.abspath(out_folder))
+    out_folder = Path(out_folder)
     _check_out_folder(out_folder, overwrite)
     configs, models, checkpoints = zip(*map(load_trained, runs), strict=True)
     metrics = [_read_metrics(run) for run in runs]

@@ -15,6 +15,7 @@ from torch import Tensor
 from gemoclap_sb.models.building import built
 from gemoclap_sb.models.ensemble import TextEnsemble
 from gemoclap_sb.models.errors import ConfigurationError, shown
+from gemoclap_sb.models.limits import SCALES
 from gemoclap_sb.models.towers import AudioTower, TextTower
 
 _SECONDS = 0.25
@@ -73,8 +74,18 @@ def check_classes(classes: Tensor, sentences: Sequence[Sequence[str]], where: st
         if (same := rows.setdefault(tuple(row), first)) != first:
             raise ConfigurationError(
                 f"{where}: expected a model that tells its classes apart, found the same embedding "
-                f"of {shown(same)} and {shown(first)}: both would always be as probable. Take another export."
+                f"of {shown(same)} and {shown(first)}: one would always be as probable as the "
+                "other. Take another export."
             )
+
+
+def check_scale(scale: Tensor, where: str) -> None:
+    """Refuse a factor on the cosines by which all classes would be as probable, or none."""
+    if not SCALES[0] <= scale.item() <= SCALES[1]:
+        raise ConfigurationError(
+            f"{where}: expected a temperature of {SCALES[0]:g} to {SCALES[1]:g}, found "
+            f"{scale.item():g} in the weights. Take another export."
+        )
 
 
 def is_unit(embeddings: Tensor) -> bool:

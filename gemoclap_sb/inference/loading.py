@@ -25,7 +25,7 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from gemoclap_sb.data.labels import label_encoder
-from gemoclap_sb.inference.answering import check_audio, check_tokens
+from gemoclap_sb.inference.answering import check_audio, check_scale, check_tokens
 from gemoclap_sb.models.building import CONFIG, build_model
 from gemoclap_sb.models.configuration import (
     LONGEST_SECONDS,
@@ -87,6 +87,7 @@ def load_parts(
     # A folder of an earlier version, and a head that was not tested, has the model's own.
     own_scale = model.class_scale(tower.head)
     classifier.scale.fill_((config.get("calibration") or {}).get(tower.head, own_scale))
+    check_scale(classifier.scale, str(path))
     pass_through = PassThrough()
     modules = {
         "compute_features": pass_through,

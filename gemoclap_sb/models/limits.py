@@ -45,7 +45,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "trim_db": (0, 300),
 }
 LONGEST_SECONDS = 0.1, 3600.0
-SCALES = 1e-6, 1e6
+SCALES = 1e-6, 1e12
 _LONGEST_LIST = 512
 _SAMPLES_PER_FRAME = 80, 3200
 _LONGEST_FRAME = 16_000
