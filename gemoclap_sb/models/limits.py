@@ -47,6 +47,7 @@ RANGES: dict[str, tuple[float, float]] = {
 LONGEST_SECONDS = 0.1, 3600.0
 SCALES = 1e-6, 1e12
 _LONGEST_LIST = 512
+_LONGEST = {"tta_speeds": 32, "heads": 64, "target_layers": 64, "unfrozen_layers": 64}
 _SAMPLES_PER_FRAME = 80, 3200
 _LONGEST_FRAME = 16_000
 _SENTENCES, _CHARACTERS, _LONGEST_TEXT = 4096, 500_000, 1000
@@ -59,10 +60,10 @@ def check_description_bounds(where: str, config: Mapping[str, Any]) -> None:
         key = next((part for part in reversed(path) if isinstance(part, str)), "")
         name = ".".join(map(str, path))
         if isinstance(value, list | dict):
-            if len(value) > _LONGEST_LIST:
+            if len(value) > (most := _LONGEST.get(key, _LONGEST_LIST)):
                 raise ConfigurationError(
-                    f"{where}: {shortened(name, 80)}: expected at most {_LONGEST_LIST} values, "
-                    f"found {len(value):,}."
+                    f"{where}: {shortened(name, 80)}: expected at most {most} values, found "
+                    f"{len(value):,}."
                 )
         elif key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
             low, high = RANGES[key]

@@ -97,6 +97,8 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
                 f"{path}: expected only a tokenizer's files ({', '.join(SUFFIXES)}). Nothing was "
                 "loaded; remove it if you know what it is."
             )
+        if not path.exists():
+            continue  # a link to nothing, like no file
         if plain_size(path) > _BYTES:
             raise ConfigurationError(f"{path}: expected at most {_BYTES:,} bytes, found more.")
         if path.suffix == ".json":

@@ -156,7 +156,7 @@ def _opened(path: str | os.PathLike) -> Iterator[safe_open]:
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise WeightsError(
             f"{path}: expected safetensors, found a file that is damaged or of another format "
             f"({shortened(str(error))}). Copy or download it again."
