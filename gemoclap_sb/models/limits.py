@@ -197,7 +197,7 @@ class Budget(TorchFunctionMode):
     def __init__(self, where: str, tensors: int, numbers: int) -> None:
         super().__init__()
         self.where, self.of_file = where, (tensors, numbers)
-        self.tensors, self.numbers = 8 * tensors + 2000, 2 * numbers + 2**24
+        self.tensors, self.numbers = 2 * tensors + 200, 2 * numbers + 2**24
 
     def __torch_function__(
         self, func: Any, kinds: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None

@@ -156,8 +156,8 @@ def _check_whole(path: Path, content: Mapping[str, Any], rows: int | None) -> No
             f"{path}: model.dropout: expected none, found {shown(model['dropout'], 40)}: the same "
             "sentence would have other tokens each time."
         )
-    count = len(vocabulary)
-    if isinstance(rows, int) and not _WHOLE * rows <= count + len(added) <= rows + len(added):
+    count = len(vocabulary) + len(_texts(added) - _texts(vocabulary))
+    if isinstance(rows, int) and not _WHOLE * rows <= count <= rows:
         raise ConfigurationError(
             f"{path}: expected a tokenizer of {rows} tokens at most, as many as the text encoder "
             f"has embeddings, and of {_WHOLE:.0%} of these at least, found {count}. It is not "
@@ -165,6 +165,18 @@ def _check_whole(path: Path, content: Mapping[str, Any], rows: int | None) -> No
         )
     if kind == "BPE":
         _check_merges(path, vocabulary, model.get("merges"), len(added))
+
+
+def _texts(tokens: dict[str, Any] | list[Any]) -> set[str]:
+    """Give the texts of tokens: of a vocabulary, by index or with scores, or of those added."""
+    if isinstance(tokens, dict):
+        return set(tokens)
+    texts = {of["content"] for of in tokens if isinstance(of, dict) and _is_text(of.get("content"))}
+    return texts | {of[0] for of in tokens if isinstance(of, list) and of and _is_text(of[0])}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _check_merges(path: Path, vocabulary: object, merges: object, added: int) -> None:
