@@ -8,6 +8,7 @@ NaN, or with the same probability for every class.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from gemoclap_sb.models.building import built
 from gemoclap_sb.models.ensemble import TextEnsemble
 from gemoclap_sb.models.errors import ConfigurationError, shown
+from gemoclap_sb.models.gemoclap import class_embeddings
 from gemoclap_sb.models.limits import SCALES
 from gemoclap_sb.models.towers import AudioTower, TextTower
 
@@ -62,8 +64,15 @@ def check_tokens(
             )
 
 
-def check_classes(classes: Tensor, sentences: Sequence[Sequence[str]], where: str) -> None:
-    """Refuse embeddings of classes ``[C, D]`` that are none, or of which two are the same."""
+def class_texts(classifier: Any, where: str) -> Tensor:
+    """Embed the classes' own texts ``[C, D]`` by a `GEmoCLAPClassifier` that has just been made.
+
+    ConfigurationError if that cannot be done, gives no unit vectors, or the same one twice.
+    """
+    sentences = classifier.prompts.class_sentences(classifier.attribute)
+    unit = classifier.mods.embedding_model.unit
+    encode = classifier.encode_text
+    classes = built(where, "words and templates", class_embeddings, sentences, encode, unit)
     if not is_unit(classes):
         raise ConfigurationError(
             f"{where}: expected a model that embeds its classes' texts, found embeddings that are "
@@ -77,6 +86,7 @@ def check_classes(classes: Tensor, sentences: Sequence[Sequence[str]], where: st
                 f"of {shown(same)} and {shown(first)}: one would always be as probable as the "
                 "other. Take another export."
             )
+    return classes
 
 
 def check_scale(scale: Tensor, where: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gemoclap_sb.data.audio import AudioError, read_audio
 from gemoclap_sb.data.prompts import Prompts
-from gemoclap_sb.inference.answering import check_classes
+from gemoclap_sb.inference.answering import class_texts
 from gemoclap_sb.inference.bulk import (
     CPU_BATCH_SECONDS,
     GPU_BATCH_SECONDS,
@@ -33,7 +33,6 @@ from gemoclap_sb.inference.bulk import (
 from gemoclap_sb.inference.loading import load_parts, load_text_tower, local_folder
 from gemoclap_sb.inference.results import Classification, Match, embedding_of
 from gemoclap_sb.inference.timeline import Timeline, classify_windows
-from gemoclap_sb.models.building import CONFIG, built
 from gemoclap_sb.models.ensemble import TextEnsemble
 from gemoclap_sb.models.gemoclap import class_embeddings
 from gemoclap_sb.models.towers import TextTower, class_log_posteriors
@@ -119,11 +118,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         classifier = cls(modules=modules, hparams=hparams, run_opts=run_opts)
         classifier._source = folder
         classifier.text_tower = text_tower.to(classifier.device)
-        own = classifier.prompts.templates[classifier.attribute]
-        path = str(folder / CONFIG)
-        classes = built(path, "words and templates", classifier._classes, None, own)[1]
-        check_classes(classes, classifier.prompts.class_sentences(classifier.attribute), path)
-        classifier.mods.classifier.classes.copy_(classes)
+        classifier.mods.classifier.classes.copy_(class_texts(classifier, str(folder)))
         return classifier
 
     @classmethod

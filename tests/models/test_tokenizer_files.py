@@ -13,10 +13,8 @@ from tests.run_folders import pretrained_model
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz ▁Ġ"]
-ALBERT, BPE = (
-    ("AlbertTokenizer", "CamembertTokenizer", "DebertaV2Tokenizer"),
-    ("Deberta", "Roberta"),
-)
+UNIGRAM = ("AlbertTokenizer", "CamembertTokenizer", "DebertaV2Tokenizer", "XLMRobertaTokenizer")
+BPE = ("DebertaTokenizer", "RobertaTokenizer")
 
 
 def make(name, **options):
