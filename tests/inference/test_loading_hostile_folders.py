@@ -243,6 +243,10 @@ for file, kinds in ((CONFIG, ALL), (TOKENIZER, PRETRAINED), (TOKENIZER_CONFIG, P
         "many": b"[" + b"[]," * 10**6 + b"[]]",
         "pickle": b"\x80\x04N.",
     }
+    if file != CONFIG:
+        texts = {
+            name: texts[name] for name in ("empty", "deep", "unclosed", "list", "latin", "many")
+        }
     add(kinds, **{f"{short}_{name}": written(file, text) for name, text in texts.items()})
     literals = {
         "deep_inside": DEEP,
@@ -257,6 +261,8 @@ for file, kinds in ((CONFIG, ALL), (TOKENIZER, PRETRAINED), (TOKENIZER_CONFIG, P
         "twice": '1, "surprise": 2',
         "object_twice": '{"a": 1, "a": 2}',
     }
+    if file != CONFIG:
+        literals = {name: literals[name] for name in ("deep_inside", "digits", "huge", "twice")}
     add(
         kinds,
         **{f"{short}_{name}": raw(file, "surprise", text) for name, text in literals.items()},
@@ -650,7 +656,7 @@ def cases():
 
 @pytest.mark.parametrize(("kind", "apply"), cases())
 def test_refused_in_one_line(folders, tmp_path, kind, apply):
-    shutil.copytree(folders[kind], tmp_path / "whole")
+    (tmp_path / "whole").symlink_to(folders[kind])
     folder = shutil.copytree(folders[kind], tmp_path / "model")
     apply(folder)
     assert_refused(folder)
