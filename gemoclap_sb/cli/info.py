@@ -27,12 +27,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, out: TextIO) -> int:
     """Print what an exported model is."""
+    from gemoclap_sb.models.building import built
+
     with inputs.usage_errors():
         found = model_info(options.model)
         if options.format == "json":
             output.print_json(found, out)
         else:
-            output.print_lines(_lines(found), out)
+            # Figures of somebody else's, which are nowhere else read.
+            lines = built(found["folder"], "metrics", lambda: [*_lines(found)])
+            output.print_lines(lines, out)
     return 0
 
 
@@ -46,25 +50,18 @@ def model_info(source: str) -> dict[str, Any]:
     """
     import torch
 
-    from gemoclap_sb.inference.loading import local_folder
-    from gemoclap_sb.models.building import (
-        CONFIG,
-        build_model,
-        encoder_names,
-        heard_speeds,
-        members_of,
-    )
-    from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
+    from gemoclap_sb.inference.loading import local_folder, open_model
+    from gemoclap_sb.models.building import encoder_names, heard_speeds, members_of
+    from gemoclap_sb.models.configuration import LONGEST_SECONDS
     from gemoclap_sb.models.plain_description import is_plain
     from gemoclap_sb.models.weights import WEIGHTS, check_weights
 
     folder = local_folder(source)
-    config = read_config(folder / CONFIG)
-    description = config["model"]
     # On this device a model takes no memory.
     with torch.device("meta"):
-        model = build_model(description, folder / TOKENIZER, str(folder / CONFIG))
+        config, model = open_model(folder)
     check_weights(model, folder / WEIGHTS)
+    description = config["model"]
     parts: Counter[str] = Counter()
     for one in getattr(model, "members", [model]):
         for name, part in one.named_children():

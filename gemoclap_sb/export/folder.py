@@ -45,6 +45,7 @@ from gemoclap_sb.models.configuration import (
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
 from gemoclap_sb.models.foreign import composed, foreign_parts, foreign_paths, is_foreign
 from gemoclap_sb.models.plain_description import is_plain
+from gemoclap_sb.models.tokenizer_files import SUFFIXES as TOKENIZER_SUFFIXES
 from gemoclap_sb.models.weights import WEIGHTS, save_weights
 from gemoclap_sb.training.run_folder import METRICS
 
@@ -86,7 +87,7 @@ def export(
     out_folder : str or os.PathLike
         The folder to write.
     overwrite : bool
-        Replace ``out_folder`` if it is an export already.
+        Replace ``out_folder`` if it is an export already, and holds nothing else.
     name : str, optional
         The model's name in its card; by default the folder's.
     license : str, optional
@@ -137,6 +138,8 @@ def export(
             config, name or out_folder.name, license=license, datasets=datasets, language=language
         )
         write_text(folder / CARD, card)
+        # Somebody may have put something there in the meantime.
+        _check_out_folder(out_folder, overwrite)
     for path in dict.fromkeys(sum(map(foreign_paths, members_of(config["model"])), [])):
         logger.warning("Loading %s needs %s, which stays on this machine.", out_folder, path)
     logger.info("Exported %s to %s", ", ".join(map(str, checkpoints)), out_folder)
@@ -144,6 +147,17 @@ def export(
 
 
 def _check_out_folder(out_folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that is in the way; no file that an export did not write is ever removed."""
+    if out_folder.is_symlink():
+        raise ExportError(
+            f"{out_folder} is a link to {os.path.realpath(out_folder)}, which would be replaced by "
+            "a folder. Name the folder that it points to, or another."
+        )
+    if Path.cwd().is_relative_to(out_folder.resolve()):
+        raise ExportError(
+            f"{out_folder} is the folder that this command runs in, which cannot be replaced. Name "
+            "another folder to write; on the command line it is the last one."
+        )
     if not out_folder.exists() or (out_folder.is_dir() and not any(out_folder.iterdir())):
         return
     is_export = (out_folder / HYPERPARAMS).is_file() and (out_folder / WEIGHTS).is_file()
@@ -157,6 +171,28 @@ def _check_out_folder(out_folder: Path, overwrite: bool) -> None:
             f"{out_folder} exists. Name another folder, or say that it may be overwritten "
             "(--overwrite, overwrite=True)."
         )
+    if foreign := _foreign(out_folder):
+        more = f" and {len(foreign) - 3} more" * (len(foreign) > 3)
+        raise ExportError(
+            f"{out_folder} holds what no export has written: {', '.join(foreign[:3])}{more}. It "
+            "would be lost, so nothing is replaced. Move it away, or name another folder."
+        )
+
+
+def _foreign(folder: Path) -> list[str]:
+    """List what lies in an export's folder that is none of its files, links among it."""
+    paths = sorted(folder.iterdir())
+    if (folder / TOKENIZER).is_dir() and not (folder / TOKENIZER).is_symlink():
+        paths.remove(folder / TOKENIZER)
+        paths += sorted((folder / TOKENIZER).iterdir())
+    return [
+        str(path.relative_to(folder))
+        for path in paths
+        if not (path.parent == folder and path.name in FILES)
+        and not (path.parent != folder and path.suffix in TOKENIZER_SUFFIXES)
+        or path.is_symlink()
+        or not path.is_file()
+    ]
 
 
 def _temperatures(models: Sequence[Model]) -> dict[str, dict[str, float]]:

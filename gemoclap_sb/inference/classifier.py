@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gemoclap_sb.data.audio import AudioError, read_audio
 from gemoclap_sb.data.prompts import Prompts
+from gemoclap_sb.inference.answering import class_texts
 from gemoclap_sb.inference.bulk import (
     CPU_BATCH_SECONDS,
     GPU_BATCH_SECONDS,
@@ -118,8 +119,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         classifier._source = folder
         if text_tower is not None:
             classifier.text_tower = text_tower.to(classifier.device)
-            own = classifier.prompts.templates[classifier.attribute]
-            classifier.mods.classifier.classes.copy_(classifier._classes(None, own)[1])
+            classifier.mods.classifier.classes.copy_(class_texts(classifier, str(folder)))
         return classifier
 
     @classmethod

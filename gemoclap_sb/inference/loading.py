@@ -8,9 +8,12 @@ longer than everything else.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,20 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from gemoclap_sb.data.labels import label_encoder
-from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
+from gemoclap_sb.inference.answering import check_audio, check_scale, check_tokens
+from gemoclap_sb.models.building import CONFIG, build_model
 from gemoclap_sb.models.class_layer import ClassLayer, class_rows
-from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
-from gemoclap_sb.models.ensemble import TextEnsemble
+from gemoclap_sb.models.configuration import (
+    LONGEST_SECONDS,
+    TOKENIZER,
+    build_prompts,
+    read_config,
+)
+from gemoclap_sb.models.data_files import check_inside
+from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble, TextEnsemble
+from gemoclap_sb.models.errors import ConfigurationError, shortened
+from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.limits import Budget
 from gemoclap_sb.models.plain_description import NO_TEXTS, check_labels, is_plain
 from gemoclap_sb.models.tokenizer_files import PATTERNS
 from gemoclap_sb.models.towers import (
@@ -36,7 +49,7 @@ from gemoclap_sb.models.towers import (
     build_text_tower,
     text_tower_of,
 )
-from gemoclap_sb.models.weights import WEIGHTS, WeightsError, count_weights, load_weights
+from gemoclap_sb.models.weights import WEIGHTS, WeightsError, load_weights, weights_size
 
 DEFAULT_MODEL = "default"
 """Name of the model that is part of this package."""
@@ -62,11 +75,8 @@ def load_parts(
     WeightsError if the folder is not what an export wrote, ValueError for an attribute that
     is no head of the model.
     """
+    config, model = open_model(folder, pad_short=True)
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
-    config = read_config(path)
-    _check_sizes(config["model"], weights)
-    with no_init_weights():
-        model = build_model(config["model"], Path(folder) / TOKENIZER, str(path), pad_short=True)
     load_weights(model, weights)
     model.eval()
     tower = AudioTower.of(
@@ -75,6 +85,7 @@ def load_parts(
     plain = is_plain(config["model"])
     if tower.head not in (config["words"] if plain else config["templates"]):
         raise ConfigurationError(f"{path}: templates: expected some for {tower.head!r}.")
+    check_audio(tower, str(path))
     labels = list(config["words"][tower.head])
     check_labels(config["model"], labels, str(path))
     classifier = (ClassLayer if plain else ClassTexts)(len(labels), tower.output_size)
@@ -83,6 +94,7 @@ def load_parts(
     # A folder of an earlier version, and a head that was not tested, has the model's own.
     own_scale = model.class_scale(tower.head)
     classifier.scale.fill_((config.get("calibration") or {}).get(tower.head, own_scale))
+    check_scale(classifier.scale, str(path))
     pass_through = PassThrough()
     modules = {
         "compute_features": pass_through,
@@ -99,8 +111,11 @@ def load_parts(
         "audio_normalizer": AudioNormalizer(config["sample_rate"]),
         "mean_var_norm_emb": pass_through,
     }
-    text_tower = None if plain else text_tower_of(model).eval().requires_grad_(False)
-    return modules, hparams, text_tower
+    if plain:
+        return modules, hparams, None
+    texts = text_tower_of(model).eval().requires_grad_(False)
+    check_tokens(texts, build_prompts(config, str(path)).class_sentences(tower.head), str(path))
+    return modules, hparams, texts
 
 
 def load_text_tower(folder: str | os.PathLike) -> TextTower | TextEnsemble:
@@ -108,30 +123,59 @@ def load_text_tower(folder: str | os.PathLike) -> TextTower | TextEnsemble:
 
     ConfigurationError if it is a plain classifier's.
     """
-    path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
-    config = read_config(path)["model"]
-    if is_plain(config):
-        raise ConfigurationError(NO_TEXTS)
-    _check_sizes(config, weights)
-    with no_init_weights():
-        tower = build_text_tower(config, Path(folder) / TOKENIZER, str(path))
-    load_weights(tower, weights, others=True)
+    _, tower = _opened(folder, _build_text_tower)
+    load_weights(tower, Path(folder) / WEIGHTS, others=True)
     return tower.eval().requires_grad_(False)
 
 
-def _check_sizes(config: Mapping[str, Any], weights: Path) -> None:
+def _build_text_tower(
+    config: Mapping[str, Any], tokenizer: Path, where: str
+) -> TextTower | TextEnsemble:
+    if is_plain(config):
+        raise ConfigurationError(NO_TEXTS)
+    return build_text_tower(config, tokenizer, where)
+
+
+def open_model(
+    folder: str | os.PathLike, pad_short: bool = False
+) -> tuple[dict[str, Any], GEmoCLAP | GEmoCLAPEnsemble]:
+    """Read a folder's ``config.json`` and build its model, with weights that are not loaded.
+
+    The description is bounded by the header of the weights before and while it is followed.
+    ConfigurationError or WeightsError if the folder is not what an export wrote.
+    """
+    return _opened(folder, partial(build_model, pad_short=pad_short))
+
+
+def _opened(folder: str | os.PathLike, build: Callable[..., Any]) -> tuple[dict[str, Any], Any]:
+    folder = Path(folder)
+    path, weights = folder / CONFIG, folder / WEIGHTS
+    for file in (path, weights):
+        check_inside(folder, file)
+    config = read_config(path)
+    if not weights.exists() and (folder / "save").is_dir():
+        raise ConfigurationError(
+            f"{folder} is the folder of a run, which is to be exported first: `gemoclap export "
+            f"{folder} OUT`. Name OUT then."
+        )
+    size = weights_size(weights)
+    _check_sizes(config["model"], size.numbers, weights)
+    with no_init_weights(), Budget(str(path), *size):
+        return config, build(config["model"], folder / TOKENIZER, str(path))
+
+
+def _check_sizes(config: Mapping[str, Any], count: int, weights: Path) -> None:
     """Refuse sizes that would fill the memory before anything is allocated.
 
     A layer has at least as many weights as the size of any of its sides.
     """
-    count = count_weights(weights)
 
     def largest(value: object) -> float:
         if isinstance(value, Mapping):
             return max(map(largest, value.values()), default=0)
         if isinstance(value, list):
             return max(map(largest, value), default=0)
-        return value if isinstance(value, int | float) else 0
+        return abs(value) if isinstance(value, int | float) else 0
 
     if (found := largest(config)) > max(count, _HARMLESS_SIZE):
         raise WeightsError(
@@ -157,17 +201,43 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
             )
         print(_ABOUT_DEFAULT, file=sys.stderr)
         return DEFAULT_FOLDER
+    text = os.fspath(source)
+    # Path("") is the working directory.
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise ConfigurationError(
+            f"expected a model: {DEFAULT_MODEL}, a folder that `gemoclap export RUN OUT` has "
+            f"written, or a hub id (owner/name), found {source!r}."
+        )
     folder = Path(source)
-    if folder.is_dir():
+    try:
+        kind = folder.stat().st_mode
+    except FileNotFoundError:
+        kind = None
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise ConfigurationError(
+                f"{shortened(text)} cannot be read: {error.strerror}. Name a folder that "
+                "`gemoclap export RUN OUT` has written and that you may read."
+            ) from error
+        kind = None
+    if kind is not None and not stat.S_ISDIR(kind):
+        raise ConfigurationError(
+            f"{source} is a file: expected a model's folder. Name the folder that `gemoclap export "
+            "RUN OUT` has written, not a file in it."
+        )
+    if kind is not None:
         return folder
-    nowhere = f"no folder {source} (seen from {Path.cwd()})"
+    nowhere = f"no folder {shortened(text)} (seen from {Path.cwd()})"
     try:
         validate_repo_id(str(source))
         is_hub_id = "/" in str(source)
     except HFValidationError:
         is_hub_id = False
     if not is_hub_id:
-        raise ConfigurationError(f"{nowhere}, and it is no hub id (owner/name) either.")
+        raise ConfigurationError(
+            f"{nowhere}, and it is no hub id (owner/name) either. "
+            "`gemoclap export RUN OUT` writes a folder."
+        )
     patterns = [CONFIG, WEIGHTS, *(f"{TOKENIZER}/{pattern}" for pattern in PATTERNS)]
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns, **hub_options))

@@ -24,9 +24,10 @@ from gemoclap_sb.lobes.ssl_options import MODEL_TYPES as SSL_MODEL_TYPES
 from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
-from gemoclap_sb.models.errors import ConfigurationError
+from gemoclap_sb.models.errors import ConfigurationError, shortened, shown
 from gemoclap_sb.models.foreign import describe_foreign, is_foreign, refuse_foreign
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.limits import check_arguments, check_description_bounds, check_members
 from gemoclap_sb.models.plain_description import (
     ClassifierDescription,
     check_alike,
@@ -34,6 +35,7 @@ from gemoclap_sb.models.plain_description import (
     is_plain,
 )
 from gemoclap_sb.models.pooled_audio import checked_tta_speeds
+from gemoclap_sb.models.tokenizer_files import CLASSES as TOKENIZERS
 from gemoclap_sb.models.tokenizer_files import check_tokenizer
 
 CONFIG = "config.json"
@@ -76,8 +78,10 @@ class ModelDescription:
         if min(self.embedding_size, self.hidden_size) < 1 or not self.heads:
             raise ValueError(
                 "expected an embedding_size and a hidden_size of 1 or more and one head or more, "
-                f"found {self.embedding_size}, {self.hidden_size} and {self.heads}"
+                f"found {self.embedding_size}, {self.hidden_size} and {shown(self.heads)}"
             )
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"expected each head once, found {shown(self.heads)}")
 
 
 @strict
@@ -96,13 +100,15 @@ class EnsembleDescription:
 def check_description(where: str, schema: type, data: object) -> None:
     """Check plain data against a strict dataclass; ConfigurationError names the key."""
     try:
+        if not isinstance(data, Mapping):
+            raise TypeError(f"expected an object, found {shown(data, 40)}")
         if unknown := sorted(set(data) - set(schema.__dataclass_fields__)):
             raise TypeError(f"unknown keys {unknown}")
         schema(**data)
     except (StrictDataclassError, TypeError) as error:
         raise ConfigurationError(
-            f"{where}: {error.__cause__ or error}. Expected a file that the export of this "
-            "package has written, unchanged."
+            f"{where}: {shortened(str(error.__cause__ or error))}. Expected a file that the export "
+            "of this package has written, unchanged."
         ) from error
 
 
@@ -120,13 +126,15 @@ def checked_members(config: Mapping[str, Any], where: str = CONFIG) -> list[Mapp
     if "members" in config:
         check_description(where, EnsembleDescription, config)
     members = members_of(config)
+    check_members(where, len(members))
     for one in members:
+        check_description_bounds(where, one)
         check_description(where, ClassifierDescription if is_plain(one) else ModelDescription, one)
         check_alike(one, members[0], where)
         if one["heads"] != members[0]["heads"]:
             raise ConfigurationError(
-                f"{where}: expected members with the same heads, found {members[0]['heads']} and "
-                f"{one['heads']}."
+                f"{where}: expected members with the same heads, found "
+                f"{shown(members[0]['heads'])} and {shown(one['heads'])}."
             )
     return members
 
@@ -278,7 +286,7 @@ def build_text_encoder(
     _check_transformers(where, "text_encoder", config, TEXT_MODEL_TYPES)
     if tokenizer_folder is None:
         raise ConfigurationError(f"{where}: {key}: a TextEncoder needs its tokenizer's folder.")
-    built(where, key, check_tokenizer, tokenizer_folder)
+    check_tokenizer(tokenizer_folder, config["model"].get("vocab_size"))
     encoder = built(where, key, cls.from_config, config, tokenizer_folder)
     rows = encoder.model.get_input_embeddings().num_embeddings
     if len(encoder.tokenizer) > rows:
@@ -318,6 +326,12 @@ def _describe(
                 f"{key}: the model_type {kind!r} is not among those that an exported folder may "
                 f"name ({', '.join(allowed)})"
             )
+        tokenizer = type(getattr(module, "tokenizer", None)).__name__
+        if isinstance(module, TextEncoder) and tokenizer not in TOKENIZERS:
+            raise ConfigurationError(
+                f"{key}: the tokenizer {tokenizer} is not among those that an exported folder may "
+                f"name ({', '.join(sorted(TOKENIZERS))})"
+            )
         # Checkpoints carry keys of their authors' own, which the class does not read.
         known_keys = _transformers_keys(kind)
         config["model"] = {k: v for k, v in config["model"].items() if k in known_keys}
@@ -331,18 +345,20 @@ def _looked_up(
         refuse_foreign(where, key, entry)
     if not (isinstance(entry, Mapping) and set(entry) == {"class", "config"}):
         raise ConfigurationError(
-            f"{where}: model.{key}: expected a class and its config, found {entry!r}."
+            f"{where}: model.{key}: expected a class and its config, found {shown(entry)}."
         )
     name, config = entry["class"], entry["config"]
     if not isinstance(name, str) or name not in known:
         raise ConfigurationError(
-            f"{where}: model.{key}.class: expected one of {', '.join(known)}, found {name!r}. "
+            f"{where}: model.{key}.class: expected one of {', '.join(known)}, found "
+            f"{shown(name)}. "
             "Nothing else is constructed."
         )
     if not isinstance(config, Mapping):
         raise ConfigurationError(
-            f"{where}: model.{key}.config: expected an object, found {config!r}."
+            f"{where}: model.{key}.config: expected an object, found {shown(config)}."
         )
+    built(where, f"model.{key}", check_arguments, known[name], config)
     return known[name], dict(config)
 
 
@@ -361,14 +377,14 @@ def _check_transformers(
     """
     where, model = f"{where}: model.{key}.config.model", config.get("model")
     kind = model.get("model_type") if isinstance(model, Mapping) else model
-    if not isinstance(model, Mapping) or kind not in allowed:
+    if not isinstance(model, Mapping) or not isinstance(kind, str) or kind not in allowed:
         raise ConfigurationError(
-            f"{where}: expected a model_type among {', '.join(allowed)}, found {kind!r}."
+            f"{where}: expected a model_type among {', '.join(allowed)}, found {shown(kind)}."
         )
     if unknown := sorted(set(model) - _transformers_keys(kind)):
         raise ConfigurationError(
-            f"{where}: unknown keys {unknown}. Expected a file that the export of this package "
-            "has written, unchanged."
+            f"{where}: unknown keys {shown(unknown)}. Expected a file that the export of this "
+            "package has written, unchanged."
         )
 
 
@@ -378,8 +394,11 @@ def built(where: str, key: str, make: Callable[..., Any], *args: Any, **kwargs: 
         return make(*args, **kwargs)
     except ConfigurationError:
         raise
-    except Exception as error:
+    # The tokenizers, in Rust, panic with an error of their own, which is no Exception.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ConfigurationError(
             f"{where}: {key}: nothing can be built from these values: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
+            f"{type(error).__name__}: {shortened(str(error))}"
         ) from error

@@ -4,7 +4,6 @@ It is written when a run starts, travels with the exported model, and is all tha
 needed to build the model again without the encoder's hub page or folder.
 """
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +15,15 @@ from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from gemoclap_sb.data.prompts import Prompts
-from gemoclap_sb.files import atomic_folder, read_json, write_json
+from gemoclap_sb.files import atomic_folder, write_json
 from gemoclap_sb.lobes.text import TextEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
-from gemoclap_sb.models.building import (
-    CONFIG,
-    ConfigurationError,
-    built,
-    check_description,
-    model_config,
-)
+from gemoclap_sb.models.building import CONFIG, built, check_description, model_config
+from gemoclap_sb.models.data_files import read_json
+from gemoclap_sb.models.errors import ConfigurationError, shortened, shown
+from gemoclap_sb.models.limits import LONGEST_SECONDS as LONGEST_RANGE
+from gemoclap_sb.models.limits import RANGES, check_sentences
+from gemoclap_sb.models.limits import SCALES as SCALE_RANGE
 
 logger = get_logger(__name__)
 
@@ -68,19 +66,21 @@ class RunDescription:
 
     def validate_values(self) -> None:
         """Refuse a rate, a length or a scale that is none, and labels without words."""
-        if self.sample_rate < 1:
-            raise ValueError(f"sample_rate: expected a number of Hz, found {self.sample_rate!r}")
-        if not 0 < self.longest_seconds < math.inf:
-            raise ValueError(f"longest_seconds: expected some, found {self.longest_seconds!r}")
+        _check_range("sample_rate", self.sample_rate, RANGES["sample_rate"])
+        _check_range("longest_seconds", self.longest_seconds, LONGEST_RANGE)
         for head, scale in (self.calibration or {}).items():
-            if not 0 < scale < math.inf:
-                raise ValueError(f"calibration: {head}: expected more than 0, found {scale!r}")
+            _check_range(f"calibration: {head}", scale, SCALE_RANGE)
         labels = {name: sorted(of) for name, of in self.labels.items()}
         if labels != {name: sorted(of) for name, of in self.words.items()}:
             raise ValueError(
                 "expected a word for each of the labels and no other, found the labels "
-                f"{self.labels!r} and the words {self.words!r}"
+                f"{shown(self.labels, 80)} and the words {shown(self.words, 80)}"
             )
+
+
+def _check_range(name: str, value: float, bounds: tuple[float, float]) -> None:
+    if not bounds[0] <= value <= bounds[1]:
+        raise ValueError(f"{name}: expected {bounds[0]:g} to {bounds[1]:g}, found {shown(value)}")
 
 
 def averaged_run(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,8 +152,9 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
     ``words`` come in the order of ``labels``. The model's own part is checked by
     `gemoclap_sb.models.building.build_model`. ConfigurationError if the file is missing, is
-    no JSON, is of another format, holds unknown keys or lacks some, or gives the reason why
-    its model cannot be described.
+    no JSON (see `gemoclap_sb.models.data_files.read_json`), is of another format, holds unknown
+    keys or lacks some, or values out of bounds, or gives the reason why its model cannot be
+    described.
     """
     path = Path(path)
     try:
@@ -163,8 +164,6 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
             f"no file {path} (seen from {Path.cwd()}). Expected the folder of a run of this "
             "package, or one that its export has written."
         ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path}: expected JSON: {error}.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ConfigurationError(
             f'{path}: expected a description with "format": "{FORMAT}", found another file. '
@@ -173,13 +172,13 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if config.get("format_version") != FORMAT_VERSION:
         raise ConfigurationError(
             f"{path}: expected format_version {FORMAT_VERSION}, found "
-            f"{config.get('format_version')!r}. It was written by another version of gemoclap_sb; "
-            "install that one, or export the run again."
+            f"{shown(config.get('format_version'))}. It was written by another version of "
+            "gemoclap_sb; install that one, or export the run again."
         )
     if "unsupported" in config:
         raise ConfigurationError(
-            f"{path}: {config['unsupported']}. If an earlier version wrote this, give the run's "
-            "own command again."
+            f"{path}: {shortened(str(config['unsupported']), 500)}. If an earlier version wrote "
+            "this, give the run's own command again."
         )
     check_description(str(path), RunDescription, config)
     for run in config.get("runs") or ():
@@ -189,6 +188,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         name: {label: words[name][label] for label in of} for name, of in config["labels"].items()
     }
     build_prompts(config, str(path))
+    check_sentences(str(path), config["words"], config["templates"])
     return config
 
 

@@ -44,7 +44,9 @@ class ClassifierDescription:
 
 def is_plain(config: Mapping[str, Any]) -> bool:
     """Whether a description is that of an `AudioClassifier`, or of several."""
-    return "num_classes" in config.get("members", [config])[0]
+    members = config.get("members", [config])
+    first = members[0] if isinstance(members, list) and members else None
+    return isinstance(first, Mapping) and "num_classes" in first
 
 
 def check_alike(one: Mapping[str, Any], other: Mapping[str, Any], where: str) -> None:

@@ -1,7 +1,8 @@
 """Weights to and from safetensors, a format that holds tensors and nothing that could run.
 
 The file is compared with the module by its header, before a tensor is read: names,
-shapes and kinds of numbers must be the module's own.
+shapes and kinds of numbers must be the module's own. Numbers that are none are refused too: a
+model with them answers with NaN, or with the same class whatever it hears.
 """
 
 from __future__ import annotations
@@ -11,19 +12,32 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gemoclap_sb.models.data_files import plain_size
+from gemoclap_sb.models.errors import ConfigurationError, shortened
+
 WEIGHTS = "model.safetensors"
 _FLOATS = {"F16", "BF16", "F32", "F64"}
+# Enough for tens of thousands of tensors. The reader of safetensors takes 100 MB.
+_HEADER_BYTES = 4 * 2**20
 _PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 class WeightsError(ValueError):
-    """A file of weights that is damaged, of another format, or of another model."""
+    """A file of weights that is damaged, of another format, of another model, or not finite."""
+
+
+class WeightsSize(NamedTuple):
+    """How much a file holds, by its header."""
+
+    tensors: int
+    numbers: int
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
@@ -56,6 +70,13 @@ def load_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fals
     with _opened(path) as file:
         _compare(module, file, path, others)
         module.load_state_dict({name: file.get_tensor(name) for name in module.state_dict()})
+    # After the conversion to the module's precision, which is narrower than that of some files.
+    for name, tensor in module.state_dict().items():
+        if not _is_finite(tensor):
+            raise WeightsError(
+                f"{path}: {name}: expected finite numbers, found NaN or infinite ones. The "
+                "training diverged or the file is damaged; take another export of the model."
+            )
 
 
 def check_weights(module: nn.Module, path: str | os.PathLike, others: bool = False) -> None:
@@ -68,10 +89,19 @@ def check_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fal
         _compare(module, file, path, others)
 
 
-def count_weights(path: str | os.PathLike) -> int:
-    """Count the numbers that a file holds, by its header."""
+def weights_size(path: str | os.PathLike) -> WeightsSize:
+    """Count what a file holds, by its header; WeightsError as `check_weights` raises it."""
     with _opened(path) as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        names = file.keys()
+        numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+        return WeightsSize(len(names), numbers)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass over the weights where all is well; a sum of finite numbers can still overflow.
+    return not tensor.is_floating_point() or bool(
+        torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all()
+    )
 
 
 def _compare(module: nn.Module, file: safe_open, path: str | os.PathLike, others: bool) -> None:
@@ -97,27 +127,42 @@ def _compare(module: nn.Module, file: safe_open, path: str | os.PathLike, others
 @contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[safe_open]:
     path = Path(path)
-    if not path.is_file():
+    try:
+        size = plain_size(path)
+        with path.open("rb") as stream:
+            start = stream.read(9)
+    except FileNotFoundError:
         raise WeightsError(
             f"no file {path} (seen from {Path.cwd()}). `gemoclap export RUN OUT` writes it."
-        )
-    with path.open("rb") as stream:
-        start = stream.read(9)
+        ) from None
+    except ConfigurationError as error:
+        raise WeightsError(str(error)) from error
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror}. Give yourself the right to read it."
+        ) from error
     # safetensors begins with the length of its header, which can be any number, and a brace.
     if start.startswith(_PICKLES) and not start.endswith(b"{"):
         raise WeightsError(
             f"{path}: expected safetensors, found a pickle, which could run code. It was not "
             "opened; ask its author for an export of this package."
         )
+    header = int.from_bytes(start[:8], "little")
+    if _HEADER_BYTES < header < size:
+        raise WeightsError(
+            f"{path}: expected a header of at most {_HEADER_BYTES:,} bytes, found one of "
+            f"{header:,}. It is no file that the export of this package has written."
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise WeightsError(
             f"{path}: expected safetensors, found a file that is damaged or of another format "
-            f"({error}). Copy or download it again."
+            f"({shortened(str(error))}). Copy or download it again."
         ) from error
 
 
 def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:3]) or 'none'}{f' and {len(names) - 3} more' * (len(names) > 3)}"
+    first = ", ".join(shortened(name, 80) for name in names[:3])
+    return f"{first or 'none'}{f' and {len(names) - 3} more' * (len(names) > 3)}"

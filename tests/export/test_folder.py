@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -267,10 +268,70 @@ def test_overwriting_is_asked_for(runs, tmp_path):
     export(runs["scratch"], out)
     with pytest.raises(ExportError, match="may be overwritten"):
         export(runs["scratch"], out)
-    (out / "stale").touch()
+    (out / "README.md").write_text("stale")
     export(runs["scratch"], out, overwrite=True)
     assert {path.name for path in out.iterdir()} == set(FILES)
+    assert "stale" not in (out / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["notes.md", ".git/config", "tokenizer/mine.pt", "tokenizer/a/b"])
+def test_overwriting_loses_no_file_of_somebody_else(runs, tmp_path, name):
+    out = export(runs["pretrained"], tmp_path / "out")
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    before = sorted(path for path in out.rglob("*"))
+    # What can be told apart is named: a file, or the folder that holds it.
+    mine = {".git/config": ".git", "tokenizer/a/b": "tokenizer/a"}.get(name, name)
+    with pytest.raises(ExportError, match=rf"no export has written: {re.escape(mine)}\."):
+        export(runs["pretrained"], out, overwrite=True)
+    assert sorted(path for path in out.rglob("*")) == before
+    assert (out / name).read_text() == "mine"
+
+
+def test_what_appears_while_the_export_is_made_stays(runs, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def slow_card(*args, **kwargs):
+        out.mkdir()
+        (out / "notes.md").write_text("mine")
+        return "card"
+
+    monkeypatch.setattr("gemoclap_sb.export.folder.model_card", slow_card)
+    with pytest.raises(ExportError, match="is not an export"):
+        export(runs["scratch"], out)
+    assert [path.name for path in out.iterdir()] == ["notes.md"]
+
+
+@pytest.mark.parametrize("target", ["export", "empty", "nothing"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_is_not_replaced(runs, tmp_path, target, overwrite):
+    if target == "export":
+        export(runs["scratch"], tmp_path / target)
+    if target == "empty":
+        (tmp_path / target).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / target)
+    with pytest.raises(ExportError, match=rf"link is a link to .*{target}"):
+        export(runs["scratch"], link, overwrite=overwrite)
+    assert link.is_symlink()
+
+
+def test_links_in_an_export_are_not_replaced(runs, tmp_path):
+    out = export(runs["scratch"], tmp_path / "out")
+    shutil.move(out / "README.md", tmp_path / "card.md")
+    (out / "README.md").symlink_to(tmp_path / "card.md")
+    with pytest.raises(ExportError, match=r"no export has written: README\.md"):
+        export(runs["scratch"], out, overwrite=True)
+    assert (out / "README.md").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "inner/.."])
+def test_the_folder_that_one_stands_in_is_not_replaced(runs, tmp_path, monkeypatch, name):
+    (tmp_path / "a" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    with pytest.raises(ExportError, match="this command runs in"):
+        export(runs["scratch"], name)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from speechbrain.inference.classifiers import EncoderClassifier
 from transformers import AutoTokenizer
 
+from gemoclap_sb.cli.parser import main
 from gemoclap_sb.inference import loading
 from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
 from gemoclap_sb.models import configuration, weights
@@ -182,7 +183,7 @@ def test_missing_files_are_named(hostile, name):
 
 def test_a_run_is_no_export(runs):
     run = runs["scratch"]
-    with pytest.raises(WeightsError, match="`gemoclap export RUN OUT` writes it"):
+    with pytest.raises(ConfigurationError, match=f"`gemoclap export {run} OUT`"):
         GEmoCLAPClassifier.from_pretrained(run)
 
 
@@ -215,6 +216,93 @@ def test_what_is_neither_folder_nor_hub_id(source, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="no folder .* no hub id"):
         GEmoCLAPClassifier.from_pretrained(source)
+
+
+@pytest.mark.parametrize("source", ["", " ", "\0", "a\0b", b"model"])
+def test_names_that_are_none(source):
+    with pytest.raises(ConfigurationError, match="expected a model: default, a folder that `gemoc"):
+        GEmoCLAPClassifier.from_pretrained(source)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md"])
+def test_a_file_is_no_model(exported, name):
+    with pytest.raises(ConfigurationError, match=rf"{name} is a file: .*`gemoclap export RUN OUT`"):
+        GEmoCLAPClassifier.from_pretrained(exported["scratch"] / name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "config.json/x", "x" * 5000])
+def test_names_that_no_file_can_have(exported, name):
+    with pytest.raises(ConfigurationError, match="no folder .* no hub id"):
+        GEmoCLAPClassifier.from_pretrained(exported["scratch"] / name)
+
+
+def test_a_folder_without_the_right_to_read_it(exported, monkeypatch, tmp_path):
+    folder = tmp_path / "model"
+    original = os.stat
+
+    def refuse(path, *args, **kwargs):
+        if str(path).startswith(str(folder)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr("os.stat", refuse)
+    with pytest.raises(ConfigurationError, match="model cannot be read: Permission denied"):
+        GEmoCLAPClassifier.from_pretrained(folder)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"no file .*config\.json"):
+        GEmoCLAPClassifier.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["the snapshot", "a hub id"])
+def test_the_hubs_cache_is_made_of_links(exported, tmp_path, monkeypatch, given):
+    """Files of a snapshot are links to the blobs beside it, as huggingface_hub leaves them."""
+    repo = tmp_path / "hub" / "models--me--clap"
+    revision, blobs = repo / "snapshots" / ("0" * 40), repo / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(exported["pretrained"].rglob("*"))):
+        if path.is_file():
+            link = revision / path.relative_to(exported["pretrained"])
+            link.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, blobs / str(number))
+            link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    if given == "the snapshot":
+        classifier = GEmoCLAPClassifier.from_pretrained(revision)
+    else:
+        monkeypatch.chdir(tmp_path)
+        options = {"cache_dir": tmp_path / "hub", "local_files_only": True}
+        classifier = GEmoCLAPClassifier.from_pretrained("me/clap", **options)
+    assert classifier.labels == LABELS
+
+
+@pytest.mark.parametrize("command", ["classify", "info"])
+@pytest.mark.parametrize("change", ["nan", "million", "deep", "metrics"])
+def test_commands_end_with_one_line(hostile, tones, capsys, command, change):
+    if change == "nan":
+        state = load_file(hostile / "model.safetensors")
+        state[KEY][0, 0] = float("nan")
+        save_file(state, hostile / "model.safetensors")
+    elif change == "deep":
+        (hostile / "config.json").write_text("[" * 10**5)
+    elif change == "metrics":
+        edit_config(hostile, lambda c: c["metrics"].update(labels=5, confusion={"a": [None]}))
+    else:
+        description = ["model", "audio_encoder", "config", "model"]
+        edit_config(
+            hostile,
+            lambda c: functools.reduce(dict.get, description, c).update(num_hidden_layers=10**6),
+        )
+    # `info` loads no weight, `classify` shows no metrics.
+    passes = (command, change) in {("info", "nan"), ("classify", "metrics")}
+    arguments = ["classify", str(tones[0]), "--model"] if command == "classify" else ["info"]
+    assert main([*arguments, str(hostile)]) == (0 if passes else 2)
+    printed = capsys.readouterr()
+    if not passes:
+        [line] = [line for line in printed.err.splitlines() if line.startswith("gemoclap")]
+        assert "Traceback" not in printed.err and str(hostile) in line
 
 
 def test_hub_that_has_no_such_model(monkeypatch, tmp_path):

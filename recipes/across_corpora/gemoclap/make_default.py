@@ -34,7 +34,7 @@ from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
 from gemoclap_sb.inference.loading import DEFAULT_FOLDER
 from gemoclap_sb.models.building import CONFIG, encoder_names, heard_speeds, members_of
 from gemoclap_sb.models.configuration import build_prompts
-from gemoclap_sb.models.weights import WEIGHTS, count_weights
+from gemoclap_sb.models.weights import WEIGHTS, weights_size
 from gemoclap_sb.training import cross_validation
 from gemoclap_sb.training.run_folder import SETTINGS, ExperimentError, recorded_manifest
 from gemoclap_sb.training.runs import listed_seeds
@@ -99,7 +99,7 @@ def make_folder(
         )
     if across := calibrate_across(figures):
         config["calibration"] = dict.fromkeys(config["calibration"], across.scale)
-    parameters = count_weights(exported / WEIGHTS)
+    parameters = weights_size(exported / WEIGHTS).numbers
     card = default_card(config, parameters, runs, figures, across, command)
     with atomic_folder(model_folder) as folder:
         write_json(folder / CONFIG, config)
