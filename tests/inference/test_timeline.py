@@ -116,7 +116,7 @@ def test_rows_are_plain_data(classifier, tmp_path):
 
 @pytest.mark.parametrize("options", [{"window": 0.0}, {"hop": -1.0}, {"hop": float("nan")}])
 def test_wrong_seconds_are_named(classifier, tmp_path, options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected a positive number"):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected 0.* seconds"):
         classifier.timeline(tmp_path / "none.wav", **options)
 
 

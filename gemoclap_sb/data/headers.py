@@ -1,0 +1,124 @@
+"""What the header of an audio file promises, in bytes, against what the file holds.
+
+libsndfile corrects such a header and reads what is there, as if a recording of which half
+was lost were whole. A length that was not known when the header was written, as in a pipe, is
+no promise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+# Writers into a pipe state the largest length that they can, or a little less: ffmpeg
+# 0xFFFFFFFF, arecord 0x80000000, SoX 0x7FFFF000 and less a header.
+_UNSTATED = 0x7FFF0000
+_LARGEST_OGG_PAGE = 65307
+
+
+def promised_bytes(file: BinaryIO) -> tuple[int, int] | None:
+    r"""Read how many bytes of audio the header promises, and how many follow; None for no promise.
+
+    Of WAV (RIFF, RIFX, RF64, BW64, W64), AIFF, AU, CAF and NIST SPHERE. Of Ogg it is the
+    last page.
+
+    Examples
+    --------
+    >>> import io
+    >>> header = b"RIFF\x00\x00\x00\x00WAVEdata"
+    >>> promised_bytes(io.BytesIO(header + b"\x04\x00\x00\x00" + b"ab"))
+    (4, 2)
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(24)
+    kind, form = start[:4], start[8:12]
+    if kind in (b"RIFF", b"RIFX", b"RF64", b"BW64") and form == b"WAVE":
+        found = _of_wav(file, size, "big" if kind == b"RIFX" else "little")
+    elif kind == b"FORM" and form in (b"AIFF", b"AIFC"):
+        chunks = _chunks(file, size, 12, "big")
+        found = next(((s, at) for name, s, at in chunks if name == b"SSND"), None)
+    elif kind == b"riff":
+        # Sony's 64 bits: 16 bytes of a name, and lengths that count their own 24 bytes.
+        chunks = _chunks(file, size, 40, "little", name=16, length=8, counted=24, align=8)
+        found = next(((s, at) for name, s, at in chunks if name[:4] == b"data"), None)
+    elif kind in (b".snd", b"dns."):
+        order = "big" if kind == b".snd" else "little"
+        found = int.from_bytes(start[8:12], order), int.from_bytes(start[4:8], order)
+    elif kind == b"caff":
+        chunks = _chunks(file, size, 8, "big", length=8, align=1)
+        found = next(((s, at) for name, s, at in chunks if name == b"data"), None)
+    elif start[:7] == b"NIST_1A":
+        found = _of_sphere(file)
+    elif kind == b"OggS":
+        return _of_ogg(file, size)
+    else:
+        return None
+    if found is None or found[0] == 0:
+        return None
+    promised, held = found[0], max(0, size - found[1])
+    # What is 64 bits long is not stated if it is the largest number, with a sign or without.
+    unstated = promised >= 2**62 or _UNSTATED <= promised < 2**32
+    return None if unstated and promised > held else (promised, held)
+
+
+def _chunks(
+    file: BinaryIO,
+    size: int,
+    at: int,
+    order: str,
+    name: int = 4,
+    length: int = 4,
+    counted: int = 0,
+    align: int = 2,
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, length and place of the content of each chunk."""
+    while at + name + length <= size:
+        file.seek(at)
+        header = file.read(name + length)
+        content = int.from_bytes(header[name:], order) - counted
+        at += name + length
+        yield header[:name], content, at
+        if content < 0:
+            return
+        at += -(-content // align) * align
+
+
+def _of_wav(file: BinaryIO, size: int, order: str) -> tuple[int, int] | None:
+    long = None
+    for name, length, at in _chunks(file, size, 12, order):
+        if name == b"ds64":
+            file.seek(at + 8)
+            long = int.from_bytes(file.read(8), order)
+        elif name == b"data":
+            return (long if length == 2**32 - 1 and long is not None else length), at
+    return None
+
+
+def _of_sphere(file: BinaryIO) -> tuple[int, int] | None:
+    """NIST's header: its own length in the second line, then a field a line."""
+    file.seek(0)
+    text = file.read(4096).decode("ascii", "replace")
+    fields = dict(re.findall(r"^(\w+) -\S+ (\S+)", text, re.MULTILINE))
+    lines = text.splitlines()
+    try:
+        header = int(lines[1])
+        names = ("sample_count", "sample_n_bytes", "channel_count")
+        count, width, channels = (int(fields.get(key, 1)) for key in names)
+    except (IndexError, ValueError):
+        return None
+    return (count * width * channels, header) if "sample_count" in fields else None
+
+
+def _of_ogg(file: BinaryIO, size: int) -> tuple[int, int] | None:
+    """Look at the last page: Ogg states no length, but no page is left half written."""
+    file.seek(max(0, size - _LARGEST_OGG_PAGE))
+    end = file.read()
+    page = end[end.rfind(b"OggS\0") :] if b"OggS\0" in end else b""
+    if len(page) < 27:
+        return (27, len(page)) if page else None
+    segments = page[27 : 27 + page[26]]
+    promised = 27 + page[26] + sum(segments)
+    return promised, len(page)

@@ -1,0 +1,219 @@
+"""A path to an open audio file whose header can be trusted, or to an error that says why not.
+
+No file is opened that is none: a pipe would keep its reader waiting for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import soundfile
+
+from gemoclap_sb.data.decoding import FFMPEG_SUFFIXES, DecodingError, decode, has_ffmpeg
+from gemoclap_sb.data.headers import promised_bytes
+
+# libsndfile states this length (the largest 64-bit integer) when the header has none.
+_UNKNOWN_LENGTH = 2**63 - 1
+_BLOCK_FRAMES = 2**18
+_MP3_FRAME = 1152
+# In Hz. No recorder is slower or faster, so a header that says so is damaged; and an hour at
+# 1 Hz would take a day and more to compute, of which nothing is speech.
+_SLOWEST, _FASTEST = 1000, 10_000_000
+# What a header may promise too much, in bytes: some writers count their own.
+_SLACK_BYTES = 64
+# FLAC's smallest frame, which repeats one value, stands for no more samples a byte.
+_MOST_SAMPLES_A_BYTE = 8192
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class AudioError(ValueError):
+    """An audio file that is missing, unreadable, empty, cut short, or holds NaN or Inf."""
+
+
+class OpenedAudio:
+    """An audio file that libsndfile reads, or what ffmpeg made of one; AudioError if neither can.
+
+    ``file`` is soundfile's, ``frames`` the number of its samples, ``temporary`` what ffmpeg
+    wrote. ``is_stopped`` is asked while something long is under way, which with True ends as an
+    `AudioError`.
+    """
+
+    def __init__(self, path: str | os.PathLike, is_stopped: Callable[[], bool]) -> None:
+        self.path = Path(os.fsdecode(path))
+        self._is_stopped = is_stopped
+        self.temporary: BinaryIO | None = None
+        promised = self._promised()
+        self.file = self._opened(promised)
+        try:
+            is_mp3 = self.file.format == "MP3"
+            self.frames = self._decodable_frames() if is_mp3 else self.file.frames
+            self._check_header(self.frames, promised)
+        except (soundfile.SoundFileError, OSError) as error:
+            self.close()
+            raise self.unreadable(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        if self.temporary is not None:
+            self.temporary.close()
+
+    def _promised(self) -> tuple[int, int] | None:
+        """Check that there is a file, and look at what its header promises."""
+        name = shown(self.path)
+        if "\0" in str(self.path):
+            raise AudioError(f"Audio file {name} cannot be opened: its name holds a byte of zero.")
+        try:
+            kind = stat.S_IFMT(os.stat(self.path).st_mode)
+            # A pipe that nobody writes to would keep whoever opens it for ever.
+            if kind != stat.S_IFREG:
+                found = _KINDS.get(kind, "no file")
+                raise AudioError(f"{name} is {found}; expected an audio file.")
+            with open(self.path, "rb") as file:
+                return promised_bytes(file)
+        except FileNotFoundError as error:
+            if self.path.is_symlink():
+                target = shown(os.readlink(self.path))
+                raise AudioError(
+                    f"Audio file {name} is missing: it is a link to {target}, where nothing is."
+                ) from error
+            raise AudioError(f"Audio file {name} is missing.") from error
+        except OSError as error:
+            raise AudioError(
+                f"Audio file {name} cannot be opened: {error.strerror or error}."
+            ) from error
+        # A byte of zero in the name.
+        except ValueError as error:
+            if isinstance(error, AudioError):
+                raise
+            raise AudioError(f"Audio file {name} cannot be opened: {error}.") from error
+
+    def _opened(self, promised: tuple[int, int] | None) -> soundfile.SoundFile:
+        """Open it by libsndfile, and what libsndfile does not know by ffmpeg."""
+        try:
+            file = soundfile.SoundFile(_openable(self.path))
+            if file.frames < _UNKNOWN_LENGTH or not has_ffmpeg():
+                return file
+            file.close()
+            reason: Exception | None = None
+        except (soundfile.SoundFileError, OSError) as error:
+            reason = error
+        if reason is not None and promised is not None and promised[0] - promised[1] > _SLACK_BYTES:
+            raise self.ends_early(*promised, "bytes of audio") from reason
+        if not has_ffmpeg():
+            raise self.unreadable(reason) from reason
+        try:
+            self.temporary = decode(self.path, self._is_stopped)
+            return soundfile.SoundFile(self.temporary.fileno(), closefd=False)
+        except (DecodingError, soundfile.SoundFileError, OSError) as error:
+            if self.temporary is not None:
+                self.temporary.close()
+            raise self.unreadable(error) from error
+
+    def _check_header(self, frames: int, promised: tuple[int, int] | None) -> None:
+        name, rate = shown(self.path), self.file.samplerate
+        if not _SLOWEST <= rate <= _FASTEST:
+            raise AudioError(
+                f"Audio file {name} states a sample rate of {rate:,} Hz; expected {_SLOWEST:,} to "
+                f"{_FASTEST:,} Hz. Its header is damaged, or it is no recording of sound."
+            )
+        if promised is not None and promised[0] - promised[1] > _SLACK_BYTES:
+            if not frames or not promised[1] or self.file.format == "OGG":
+                raise self.ends_early(*promised, "bytes of audio")
+            raise self.ends_early(round(frames * promised[0] / promised[1]), frames)
+        if frames == 0:
+            raise AudioError(f"Audio file {name} is zero-length: its header states 0 samples.")
+        if frames >= _UNKNOWN_LENGTH:
+            raise AudioError(
+                f"The header of audio file {name} does not state its length (it was written to a "
+                "pipe). Encode it again into a file."
+            )
+        size = os.fstat(self.temporary.fileno()) if self.temporary else os.stat(self.path)
+        if frames > _MOST_SAMPLES_A_BYTE * size.st_size:
+            raise AudioError(
+                f"Audio file {name} states {frames:,} samples, which its {size.st_size:,} bytes "
+                "cannot hold. Its header is damaged."
+            )
+
+    def _decodable_frames(self) -> int:
+        """Length of an MP3: libsndfile's estimate is a little high where no header states it."""
+        file = self.file
+        if not 0 < file.frames < _UNKNOWN_LENGTH:
+            return file.frames
+        file.seek(file.frames - 1)
+        is_exact = len(file.read(1)) == 1
+        file.seek(0)
+        if is_exact:
+            return file.frames
+        decoded = 0
+        while size := len(file.read(_BLOCK_FRAMES, "float32")):
+            self.stop_if_asked()
+            decoded += size
+        file.seek(0)
+        # What misses more than that was cut short.
+        if file.frames - decoded > max(2 * _MP3_FRAME, file.frames // 100):
+            raise self.ends_early(file.frames, decoded)
+        return decoded
+
+    def stop_if_asked(self) -> None:
+        """Raise AudioError if what reads the file is to end."""
+        if self._is_stopped():
+            raise AudioError(f"Audio file {shown(self.path)}: reading it was stopped.")
+
+    def ends_early(self, stated: int, found: int, unit: str = "samples") -> AudioError:
+        """Make the error of a file that was cut short."""
+        seconds = ""
+        if unit == "samples":
+            rate = self.file.samplerate
+            seconds = f" ({stated / rate:.2f} s and {found / rate:.2f} s)"
+        return AudioError(
+            f"Audio file {shown(self.path)} ends early: its header states {stated} {unit}, "
+            f"{found} are there{seconds}. Copy or download it again."
+        )
+
+    def unreadable(self, error: Exception | None) -> AudioError:
+        """Make the error of a file that does not decode."""
+        reason = str(error or "its length is not stated")
+        if isinstance(error, soundfile.LibsndfileError):
+            reason = error.error_string or "libsndfile does not open it"
+        help = "or of a format that libsndfile does not decode; convert it to WAV or FLAC."
+        if self.path.suffix.lower() in FFMPEG_SUFFIXES and not has_ffmpeg():
+            help = "or of a format that takes ffmpeg; install ffmpeg, or convert it to WAV or FLAC."
+        return AudioError(
+            f"Audio file {shown(self.path)} is unreadable: {reason.strip().rstrip('.')}. It is "
+            f"damaged, {help}"
+        )
+
+
+def shown(path: str | os.PathLike) -> str:
+    r"""Write a path so that any terminal and any file takes it: escapes for what is no letter.
+
+    Examples
+    --------
+    >>> print(shown("caf\udce9\x1b.wav"))
+    caf\xe9\x1b.wav
+    """
+    readable = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in readable)
+
+
+def _openable(path: Path) -> str | bytes:
+    """Name as soundfile takes it, which refuses a text that is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return str(path)
