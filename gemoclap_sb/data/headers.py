@@ -16,20 +16,22 @@ from typing import BinaryIO
 # 0xFFFFFFFF, arecord 0x80000000, SoX 0x7FFFF000 and less a header.
 _UNSTATED = 0x7FFF0000
 _LARGEST_OGG_PAGE = 65307
+# Some writers count a header of their own.
+_SLACK_BYTES = 64
 
 
-def promised_bytes(file: BinaryIO) -> tuple[int, int] | None:
-    r"""Read how many bytes of audio the header promises, and how many follow; None for no promise.
+def cut_short(file: BinaryIO) -> tuple[int, int] | None:
+    r"""Compare bytes of audio promised and there: both of a file that was cut, None of a whole one.
 
-    Of WAV (RIFF, RIFX, RF64, BW64, W64), AIFF, AU, CAF and NIST SPHERE. Of Ogg it is the
-    last page.
+    Looked at are WAV (RIFF, RIFX, RF64, BW64, W64), AIFF, AU, CAF, NIST SPHERE, and the last page
+    of Ogg.
 
     Examples
     --------
     >>> import io
-    >>> header = b"RIFF\x00\x00\x00\x00WAVEdata"
-    >>> promised_bytes(io.BytesIO(header + b"\x04\x00\x00\x00" + b"ab"))
-    (4, 2)
+    >>> header = b"RIFF\x00\x00\x00\x00WAVEdata\xe8\x03\x00\x00"
+    >>> cut_short(io.BytesIO(header + bytes(1000))), cut_short(io.BytesIO(header + bytes(700)))
+    (None, (1000, 700))
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -56,12 +58,12 @@ def promised_bytes(file: BinaryIO) -> tuple[int, int] | None:
         return _of_ogg(file, size)
     else:
         return None
-    if found is None or found[0] == 0:
+    if found is None:
         return None
     promised, held = found[0], max(0, size - found[1])
     # What is 64 bits long is not stated if it is the largest number, with a sign or without.
-    unstated = promised >= 2**62 or _UNSTATED <= promised < 2**32
-    return None if unstated and promised > held else (promised, held)
+    is_stated = not (promised >= 2**62 or _UNSTATED <= promised < 2**32)
+    return (promised, held) if is_stated and promised - held > _SLACK_BYTES else None
 
 
 def _chunks(
@@ -116,9 +118,14 @@ def _of_ogg(file: BinaryIO, size: int) -> tuple[int, int] | None:
     """Look at the last page: Ogg states no length, but no page is left half written."""
     file.seek(max(0, size - _LARGEST_OGG_PAGE))
     end = file.read()
-    page = end[end.rfind(b"OggS\0") :] if b"OggS\0" in end else b""
-    if len(page) < 27:
-        return (27, len(page)) if page else None
-    segments = page[27 : 27 + page[26]]
-    promised = 27 + page[26] + sum(segments)
-    return promised, len(page)
+    at = end.rfind(b"OggS\0")
+    if at < 0:
+        return None
+    page = end[at:]
+    promised = 27
+    if len(page) > 26:
+        promised = 27 + page[26] + sum(page[27 : 27 + page[26]])
+        # The very beginning of a next one.
+        if 0 < len(page) - promised < 5 and b"OggS".startswith(page[promised:]):
+            return promised + 27, len(page)
+    return (promised, len(page)) if len(page) < promised else None

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import soundfile
 
 from gemoclap_sb.data.decoding import FFMPEG_SUFFIXES, DecodingError, decode, has_ffmpeg
-from gemoclap_sb.data.headers import promised_bytes
+from gemoclap_sb.data.headers import cut_short
 
 # libsndfile states this length (the largest 64-bit integer) when the header has none.
 _UNKNOWN_LENGTH = 2**63 - 1
@@ -23,8 +23,6 @@ _MP3_FRAME = 1152
 # In Hz. No recorder is slower or faster, so a header that says so is damaged; and an hour at
 # 1 Hz would take a day and more to compute, of which nothing is speech.
 _SLOWEST, _FASTEST = 1000, 10_000_000
-# What a header may promise too much, in bytes: some writers count their own.
-_SLACK_BYTES = 64
 # FLAC's smallest frame, which repeats one value, stands for no more samples a byte.
 _MOST_SAMPLES_A_BYTE = 8192
 _KINDS = {
@@ -52,12 +50,12 @@ class OpenedAudio:
         self.path = Path(os.fsdecode(path))
         self._is_stopped = is_stopped
         self.temporary: BinaryIO | None = None
-        promised = self._promised()
-        self.file = self._opened(promised)
+        cut = self._checked()
+        self.file = self._opened(cut)
         try:
             is_mp3 = self.file.format == "MP3"
             self.frames = self._decodable_frames() if is_mp3 else self.file.frames
-            self._check_header(self.frames, promised)
+            self._check_header(self.frames, cut)
         except (soundfile.SoundFileError, OSError) as error:
             self.close()
             raise self.unreadable(error) from error
@@ -71,8 +69,8 @@ class OpenedAudio:
         if self.temporary is not None:
             self.temporary.close()
 
-    def _promised(self) -> tuple[int, int] | None:
-        """Check that there is a file, and look at what its header promises."""
+    def _checked(self) -> tuple[int, int] | None:
+        """Check that there is a file, and look whether it holds what its header promises."""
         name = shown(self.path)
         if "\0" in str(self.path):
             raise AudioError(f"Audio file {name} cannot be opened: its name holds a byte of zero.")
@@ -83,7 +81,7 @@ class OpenedAudio:
                 found = _KINDS.get(kind, "no file")
                 raise AudioError(f"{name} is {found}; expected an audio file.")
             with open(self.path, "rb") as file:
-                return promised_bytes(file)
+                return cut_short(file)
         except FileNotFoundError as error:
             if self.path.is_symlink():
                 target = shown(os.readlink(self.path))
@@ -101,7 +99,7 @@ class OpenedAudio:
                 raise
             raise AudioError(f"Audio file {name} cannot be opened: {error}.") from error
 
-    def _opened(self, promised: tuple[int, int] | None) -> soundfile.SoundFile:
+    def _opened(self, cut: tuple[int, int] | None) -> soundfile.SoundFile:
         """Open it by libsndfile, and what libsndfile does not know by ffmpeg."""
         try:
             file = soundfile.SoundFile(_openable(self.path))
@@ -111,8 +109,8 @@ class OpenedAudio:
             reason: Exception | None = None
         except (soundfile.SoundFileError, OSError) as error:
             reason = error
-        if reason is not None and promised is not None and promised[0] - promised[1] > _SLACK_BYTES:
-            raise self.ends_early(*promised, "bytes of audio") from reason
+        if reason is not None and cut is not None:
+            raise self.ends_early(*cut, "bytes of audio") from reason
         if not has_ffmpeg():
             raise self.unreadable(reason) from reason
         try:
@@ -123,17 +121,17 @@ class OpenedAudio:
                 self.temporary.close()
             raise self.unreadable(error) from error
 
-    def _check_header(self, frames: int, promised: tuple[int, int] | None) -> None:
+    def _check_header(self, frames: int, cut: tuple[int, int] | None) -> None:
         name, rate = shown(self.path), self.file.samplerate
         if not _SLOWEST <= rate <= _FASTEST:
             raise AudioError(
                 f"Audio file {name} states a sample rate of {rate:,} Hz; expected {_SLOWEST:,} to "
                 f"{_FASTEST:,} Hz. Its header is damaged, or it is no recording of sound."
             )
-        if promised is not None and promised[0] - promised[1] > _SLACK_BYTES:
-            if not frames or not promised[1] or self.file.format == "OGG":
-                raise self.ends_early(*promised, "bytes of audio")
-            raise self.ends_early(round(frames * promised[0] / promised[1]), frames)
+        if cut is not None:
+            if not frames or not cut[1] or self.file.format == "OGG":
+                raise self.ends_early(*cut, "bytes of audio")
+            raise self.ends_early(round(frames * cut[0] / cut[1]), frames)
         if frames == 0:
             raise AudioError(f"Audio file {name} is zero-length: its header states 0 samples.")
         if frames >= _UNKNOWN_LENGTH:
