@@ -154,10 +154,8 @@ def check_seconds(window: float, hop: float) -> None:
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         # Written this way round so that NaN is refused too.
         if not (is_number and least <= seconds <= most and seconds < math.inf):
-            most_said = f" to {most:g}" if most < math.inf else " or more"
-            raise ValueError(
-                f"{name}: expected {least:g}{most_said} seconds ({why}), found {seconds!r}."
-            )
+            expected = f"{least:g} s or more" if most == math.inf else f"{least:g} to {most:g} s"
+            raise ValueError(f"{name}: expected {expected} ({why}), found {seconds!r}.")
 
 
 def num_windows(num_samples: int, length: int, step: int) -> int:
