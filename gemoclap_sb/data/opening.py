@@ -71,33 +71,25 @@ class OpenedAudio:
 
     def _checked(self) -> tuple[int, int] | None:
         """Check that there is a file, and look whether it holds what its header promises."""
-        name = shown(self.path)
         if "\0" in str(self.path):
+            name = shown(self.path)
             raise AudioError(f"Audio file {name} cannot be opened: its name holds a byte of zero.")
         try:
             kind = stat.S_IFMT(os.stat(self.path).st_mode)
             # A pipe that nobody writes to would keep whoever opens it for ever.
             if kind != stat.S_IFREG:
                 found = _KINDS.get(kind, "no file")
-                raise AudioError(f"{name} is {found}; expected an audio file.")
+                raise AudioError(f"{shown(self.path)} is {found}; expected an audio file.")
             with open(self.path, "rb") as file:
                 return cut_short(file)
         except FileNotFoundError as error:
+            link = ""
             if self.path.is_symlink():
-                target = shown(os.readlink(self.path))
-                raise AudioError(
-                    f"Audio file {name} is missing: it is a link to {target}, where nothing is."
-                ) from error
-            raise AudioError(f"Audio file {name} is missing.") from error
+                link = f": it is a link to {shown(os.readlink(self.path))}, where nothing is"
+            raise AudioError(f"Audio file {shown(self.path)} is missing{link}.") from error
         except OSError as error:
-            raise AudioError(
-                f"Audio file {name} cannot be opened: {error.strerror or error}."
-            ) from error
-        # A byte of zero in the name.
-        except ValueError as error:
-            if isinstance(error, AudioError):
-                raise
-            raise AudioError(f"Audio file {name} cannot be opened: {error}.") from error
+            said = f"cannot be opened: {error.strerror or error}"
+            raise AudioError(f"Audio file {shown(self.path)} {said}.") from error
 
     def _opened(self, cut: tuple[int, int] | None) -> soundfile.SoundFile:
         """Open it by libsndfile, and what libsndfile does not know by ffmpeg."""
@@ -122,29 +114,32 @@ class OpenedAudio:
             raise self.unreadable(error) from error
 
     def _check_header(self, frames: int, cut: tuple[int, int] | None) -> None:
-        name, rate = shown(self.path), self.file.samplerate
+        rate = self.file.samplerate
+        size = os.fstat(self.temporary.fileno()) if self.temporary else os.stat(self.path)
         if not _SLOWEST <= rate <= _FASTEST:
-            raise AudioError(
-                f"Audio file {name} states a sample rate of {rate:,} Hz; expected {_SLOWEST:,} to "
-                f"{_FASTEST:,} Hz. Its header is damaged, or it is no recording of sound."
+            wrong = (
+                f"states a sample rate of {rate:,} Hz; expected {_SLOWEST:,} to {_FASTEST:,} Hz. "
+                "Its header is damaged, or it is no recording of sound"
             )
-        if cut is not None:
+        elif cut is not None:
             if not frames or not cut[1] or self.file.format == "OGG":
                 raise self.ends_early(*cut, "bytes of audio")
             raise self.ends_early(round(frames * cut[0] / cut[1]), frames)
-        if frames == 0:
-            raise AudioError(f"Audio file {name} is zero-length: its header states 0 samples.")
-        if frames >= _UNKNOWN_LENGTH:
-            raise AudioError(
-                f"The header of audio file {name} does not state its length (it was written to a "
-                "pipe). Encode it again into a file."
+        elif frames == 0:
+            wrong = "is zero-length: its header states 0 samples"
+        elif frames >= _UNKNOWN_LENGTH:
+            wrong = (
+                "does not state its length (it was written to a pipe). Encode it again into a "
+                "file, or install ffmpeg"
             )
-        size = os.fstat(self.temporary.fileno()) if self.temporary else os.stat(self.path)
-        if frames > _MOST_SAMPLES_A_BYTE * size.st_size:
-            raise AudioError(
-                f"Audio file {name} states {frames:,} samples, which its {size.st_size:,} bytes "
-                "cannot hold. Its header is damaged."
+        elif frames > _MOST_SAMPLES_A_BYTE * size.st_size:
+            wrong = (
+                f"states {frames:,} samples, which its {size.st_size:,} bytes cannot hold. Its "
+                "header is damaged"
             )
+        else:
+            return
+        raise AudioError(f"Audio file {shown(self.path)} {wrong}.")
 
     def _decodable_frames(self) -> int:
         """Length of an MP3: libsndfile's estimate is a little high where no header states it."""

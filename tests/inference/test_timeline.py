@@ -157,9 +157,7 @@ def test_an_answer_that_is_not_finite_is_an_error(tmp_path):
 
 def test_windows_that_do_not_fit_name_the_option(tmp_path):
     tone = write_tone(tmp_path / "a.wav", 3.0)
-    error = RuntimeError(
-        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-    )
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
     with pytest.raises(AudioError, match=r"3 windows of 2 s do not fit .* \(window, --window\)"):
         of_constant(tone, error)
     with pytest.raises(RuntimeError, match="something else"):
