@@ -97,7 +97,7 @@ class AudioReader:
         self._opened = opened = OpenedAudio(path, is_stopped)
         self.path, self._file, rate = opened.path, opened.file, opened.file.samplerate
         self.info = AudioInfo(opened.frames, rate, self._file.channels, self._file.subtype)
-        self.is_copy = opened.temporary is not None
+        self.is_copy = opened.is_copy
         self.sample_rate = sample_rate or rate
         self.num_samples = -(-opened.frames * self.sample_rate // rate)
         self._held, self._held_start = np.empty(0, np.float32), 0

@@ -7,10 +7,11 @@ no promise.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # Writers into a pipe state the largest length that they can, or a little less: ffmpeg
 # 0xFFFFFFFF, arecord 0x80000000, SoX 0x7FFFF000 and less a header.
@@ -64,6 +65,44 @@ def cut_short(file: BinaryIO) -> tuple[int, int] | None:
     # What is 64 bits long is not stated if it is the largest number, with a sign or without.
     is_stated = not (promised >= 2**62 or _UNSTATED <= promised < 2**32)
     return (promised, held) if is_stated and promised - held > _SLACK_BYTES else None
+
+
+def unwritten_length(file: BinaryIO) -> int | None:
+    """Find the place of the length of a WAV's sound where 0 was left there, and sound follows.
+
+    So does what writes into a pipe, and a recorder that was not closed. libsndfile takes it
+    for a recording without samples.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(12)
+    if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+        return None
+    for name, length, at in _chunks(file, size, 12, "little"):
+        if name == b"data":
+            # Unless what follows are chunks to the end: notes on nothing.
+            ends = [
+                at,
+                *(place + content for _, content, place in _chunks(file, size, at, "little")),
+            ]
+            return None if length or ends[-1] in (size, size + 1) else at - 4
+    return None
+
+
+class StatedToEnd(io.FileIO):
+    """A WAV that reads as if its sound went to the end of the file, from the place found above."""
+
+    def __init__(self, path: str | os.PathLike, place: int) -> None:
+        super().__init__(path, "rb")
+        self._place = place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; the length reads as the largest there is."""
+        view, start = memoryview(buffer).cast("B"), self.tell()
+        count = super().readinto(view) or 0
+        for i in range(max(self._place, start), min(self._place + 4, start + count)):
+            view[i - start] = 0xFF
+        return count
 
 
 def _chunks(

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import soundfile
 
 from gemoclap_sb.data.decoding import FFMPEG_SUFFIXES, DecodingError, decode, has_ffmpeg
-from gemoclap_sb.data.headers import cut_short
+from gemoclap_sb.data.headers import StatedToEnd, cut_short, unwritten_length
 
 # libsndfile states this length (the largest 64-bit integer) when the header has none.
 _UNKNOWN_LENGTH = 2**63 - 1
@@ -22,7 +22,7 @@ _BLOCK_FRAMES = 2**18
 _MP3_FRAME = 1152
 # In Hz. No recorder is slower or faster, so a header that says so is damaged; and an hour at
 # 1 Hz would take a day and more to compute, of which nothing is speech.
-_SLOWEST, _FASTEST = 1000, 10_000_000
+_SLOWEST, _FASTEST = 100, 10_000_000
 # FLAC's smallest frame, which repeats one value, stands for no more samples a byte.
 _MOST_SAMPLES_A_BYTE = 8192
 _KINDS = {
@@ -41,15 +41,16 @@ class AudioError(ValueError):
 class OpenedAudio:
     """An audio file that libsndfile reads, or what ffmpeg made of one; AudioError if neither can.
 
-    ``file`` is soundfile's, ``frames`` the number of its samples, ``temporary`` what ffmpeg
-    wrote. ``is_stopped`` is asked while something long is under way, which with True ends as an
-    `AudioError`.
+    ``file`` is soundfile's, ``frames`` the number of its samples, ``temporary`` what it reads
+    from if that is not the file itself, ``is_copy`` whether ffmpeg wrote that. ``is_stopped`` is
+    asked while something long is under way, which with True ends as an `AudioError`.
     """
 
     def __init__(self, path: str | os.PathLike, is_stopped: Callable[[], bool]) -> None:
         self.path = Path(os.fsdecode(path))
         self._is_stopped = is_stopped
         self.temporary: BinaryIO | None = None
+        self.is_copy = False
         cut = self._checked()
         self.file = self._opened(cut)
         try:
@@ -95,6 +96,8 @@ class OpenedAudio:
         """Open it by libsndfile, and what libsndfile does not know by ffmpeg."""
         try:
             file = soundfile.SoundFile(_openable(self.path))
+            if file.format in ("WAV", "WAVEX") and not file.frames:
+                file = self._unclosed(file)
             if file.frames < _UNKNOWN_LENGTH or not has_ffmpeg():
                 return file
             file.close()
@@ -107,11 +110,22 @@ class OpenedAudio:
             raise self.unreadable(reason) from reason
         try:
             self.temporary = decode(self.path, self._is_stopped)
+            self.is_copy = True
             return soundfile.SoundFile(self.temporary.fileno(), closefd=False)
         except (DecodingError, soundfile.SoundFileError, OSError) as error:
             if self.temporary is not None:
                 self.temporary.close()
             raise self.unreadable(error) from error
+
+    def _unclosed(self, file: soundfile.SoundFile) -> soundfile.SoundFile:
+        """Take all that is there where a length of 0 was never corrected."""
+        with open(self.path, "rb") as bytes_of:
+            place = unwritten_length(bytes_of)
+        if place is None:
+            return file
+        file.close()
+        self.temporary = StatedToEnd(self.path, place)
+        return soundfile.SoundFile(self.temporary)
 
     def _check_header(self, frames: int, cut: tuple[int, int] | None) -> None:
         rate = self.file.samplerate

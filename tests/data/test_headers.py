@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +87,23 @@ def test_what_was_written_to_a_pipe_is_taken_as_it_is(written, tmp_path, stated)
     np.testing.assert_allclose(read_audio(path).numpy(), WAVE[:10000], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["wav", "wavex"])
+def test_a_recorder_that_was_not_closed_left_what_it_left(written, tmp_path, kind):
+    data = bytearray(written[kind])
+    at = data.index(b"data") + 4
+    data[4:8] = data[at : at + 4] = bytes(4)
+    path = tmp_path / "unclosed.wav"
+    path.write_bytes(data)
+    np.testing.assert_allclose(read_audio(path).numpy(), WAVE, atol=1e-4)
+    with AudioReader(path, 8000) as audio:
+        whole = audio.read()
+        torch.testing.assert_close(audio.read(900, 1900), whole[900:1900], rtol=0, atol=1e-6)
+    # Notes on nothing are no sound.
+    path.write_bytes(data[: at + 4] + b"LIST" + struct.pack("<I", 4) + b"INFO")
+    with pytest.raises(AudioError, match=r"unclosed\.wav is zero-length"):
+        AudioReader(path)
+
+
 def test_metadata_before_and_after_the_sound_are_no_matter(written, tmp_path):
     data = written["wav"]
     note = b"LIST" + struct.pack("<I", 5) + b"INFO!\0"
@@ -105,7 +123,7 @@ def forged(data, rate=RATE, channels=1):
     return data
 
 
-@pytest.mark.parametrize("rate", [0, 1, 8, 999, 10_000_001, 2**31 - 1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("rate", [0, 1, 8, 99, 10_000_001, 2**31 - 1, 2**31, 2**32 - 1])
 def test_a_rate_that_no_recorder_has_is_an_error(written, tmp_path, rate):
     path = tmp_path / "rate.wav"
     path.write_bytes(forged(written["wav"], rate=rate))
