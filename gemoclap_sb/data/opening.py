@@ -20,8 +20,8 @@ from gemoclap_sb.data.headers import StatedToEnd, cut_short, unwritten_length
 _UNKNOWN_LENGTH = 2**63 - 1
 _BLOCK_FRAMES = 2**18
 _MP3_FRAME = 1152
-# In Hz. No recorder is slower or faster, so a header that says so is damaged; and an hour at
-# 1 Hz would take a day and more to compute, of which nothing is speech.
+# In Hz. No recorder is slower or faster, so a header that says so is damaged: a second of
+# speech under 1 Hz would be hours of work, and nothing of it speech.
 _SLOWEST, _FASTEST = 100, 10_000_000
 # FLAC's smallest frame, which repeats one value, stands for no more samples a byte.
 _MOST_SAMPLES_A_BYTE = 8192

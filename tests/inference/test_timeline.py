@@ -6,8 +6,11 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -162,6 +165,23 @@ def test_windows_that_do_not_fit_name_the_option(tmp_path):
         of_constant(tone, error)
     with pytest.raises(RuntimeError, match="something else"):
         of_constant(tone, RuntimeError("something else"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pthread_kill on Windows")
+def test_an_interrupt_ends_it_at_once(tmp_path):
+    tone = write_tone(tmp_path / "a.wav", 30.0)
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.4, signal.pthread_kill, (main, signal.SIGINT))
+    began = time.monotonic()
+
+    def classify(wavs, wav_lens):
+        time.sleep(0.25)
+        return torch.zeros(len(wavs), 2)
+
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        classify_windows(classify, ["a", "b"], tone, 2.0, 0.1, RATE, batch_seconds=8)
+    assert time.monotonic() - began < 1.4
 
 
 def test_a_window_of_many_hours_is_never_listed():
