@@ -1,9 +1,10 @@
 """Audio files to waveforms: 16 kHz, one channel, float32, whole or in part.
 
 Decoding is libsndfile's (WAV, FLAC, Ogg, MP3, AIFF and whatever else
-``soundfile.available_formats()`` lists), resampling torchaudio's windowed sinc. A file
-that cannot give a usable waveform is an `AudioError` that names it: a NaN sample would
-otherwise reach the loss, and every weight after it.
+``soundfile.available_formats()`` lists), or ffmpeg's where that is installed and libsndfile does
+not know the format; resampling is a windowed sinc's. A file that cannot give a usable waveform is
+an `AudioError` that names it: a NaN sample would otherwise reach the loss, and every weight after
+it.
 
 A part is what that part of the whole file would be. The resampling filter looks some
 samples to either side; a part is therefore resampled with that many of its neighbours,
@@ -13,27 +14,24 @@ Signal Processing", section 8.7.3).
 
 from __future__ import annotations
 
-import functools
-import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchaudio.transforms import Resample
 
-# libsndfile states this length (the largest 64-bit integer) when the header has none.
-_UNKNOWN_LENGTH = 2**63 - 1
+from gemoclap_sb.data.opening import AudioError, OpenedAudio, shown
+from gemoclap_sb.data.resampling import resampler_of
+
 _BLOCK_FRAMES = 2**18
-_MP3_FRAME = 1152
-
-
-class AudioError(ValueError):
-    """An audio file that is missing, unreadable, empty, cut short, or holds NaN or Inf."""
+# What is decoded, and what is resampled, at a time: 16 MB.
+_BLOCK_VALUES = 2**22
+# Samples may be unscaled integers; from here on a spectrum in float32 is not finite any more.
+_LOUDEST = 2.0**31
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,8 @@ class AudioReader:
         An audio file of any rate, length and number of channels.
     sample_rate : int, optional
         Rate of the waveforms in Hz; by default the file's own.
+    is_stopped : Callable, optional
+        Asked while a long file is decoded: with True, what is under way ends as an `AudioError`.
 
     Attributes
     ----------
@@ -69,12 +69,15 @@ class AudioReader:
         What the header states.
     num_samples : int
         Length at ``sample_rate``.
+    is_copy : bool
+        Whether it reads what ffmpeg made of the file, which takes room on the disk till it is
+        closed.
 
     Raises
     ------
     AudioError
-        If the file is missing, is no audio that libsndfile knows, holds no samples, or
-        does not state how many it holds.
+        If the file is missing, is no audio that libsndfile or ffmpeg knows, holds no samples,
+        holds fewer than its header promises, or does not state how many it holds.
 
     Examples
     --------
@@ -85,27 +88,18 @@ class AudioReader:
     48000 tensor([0.5000, 0.5000])
     """
 
-    def __init__(self, path: str | os.PathLike, sample_rate: int | None = None) -> None:
-        self.path = Path(path)
-        try:
-            if not self.path.exists():
-                raise AudioError(f"Audio file {path} is missing.")
-            if not self.path.is_file():
-                raise AudioError(f"{path} is a folder; expected an audio file.")
-            file = self._file = soundfile.SoundFile(str(path))
-            frames = _decodable_frames(file) if file.format == "MP3" else file.frames
-        except (soundfile.SoundFileError, OSError) as error:
-            raise self._unreadable(error) from error
-        self.info = AudioInfo(frames, file.samplerate, file.channels, file.subtype)
-        if frames == 0:
-            raise AudioError(f"Audio file {path} is zero-length: its header states 0 samples.")
-        if frames >= _UNKNOWN_LENGTH:
-            raise AudioError(
-                f"The header of audio file {path} does not state its length (it was written to a "
-                "pipe). Encode it again into a file."
-            )
-        self.sample_rate = sample_rate or file.samplerate
-        self.num_samples = -(-frames * self.sample_rate // file.samplerate)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        sample_rate: int | None = None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._opened = opened = OpenedAudio(path, is_stopped)
+        self.path, self._file, rate = opened.path, opened.file, opened.file.samplerate
+        self.info = AudioInfo(opened.frames, rate, self._file.channels, self._file.subtype)
+        self.is_copy = opened.is_copy
+        self.sample_rate = sample_rate or rate
+        self.num_samples = -(-opened.frames * self.sample_rate // rate)
         self._held, self._held_start = np.empty(0, np.float32), 0
 
     def __enter__(self) -> AudioReader:
@@ -116,7 +110,7 @@ class AudioReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._opened.close()
 
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Read a part, by default the whole.
@@ -140,25 +134,23 @@ class AudioReader:
         stop = self.num_samples if stop is None else stop
         if not 0 <= start < stop <= self.num_samples:
             raise AudioError(
-                f"Audio file {self.path} has {self.num_samples} samples at {self.sample_rate} Hz; "
-                f"the part from {start} to {stop} is empty or not in it."
+                f"Audio file {shown(self.path)} has {self.num_samples} samples at "
+                f"{self.sample_rate} Hz; the part from {start} to {stop} is empty or not in it."
             )
         source, target = self.info.sample_rate, self.sample_rate
         if source == target:
             return torch.from_numpy(self._mono(start, stop).copy())
-        resample = _resampler(source, target)
-        divisor = math.gcd(source, target)
-        # Parts are cut at whole periods, where the filter's phase repeats, so nothing drifts.
-        period, outputs = source // divisor, target // divisor
-        context = -(-resample.width // period) * period
-        first = max(0, start // outputs * period - context)
-        last = min(self.info.num_frames, -(-stop // outputs) * period + context)
-        offset = first // period * outputs
-        samples = torch.from_numpy(self._mono(first, last))
-        if last == self.info.num_frames:
-            # torchaudio reckons its length in float32, which falls short for long files.
-            samples = pad(samples, (0, context))
-        return resample(samples)[start - offset : stop - offset]
+        # Of what is long, as much at a time as is held in memory anyway.
+        step = max(1, _BLOCK_VALUES * target // max(source, target))
+        parts = [self._resampled(i, min(i + step, stop)) for i in range(start, stop, step)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _resampled(self, start: int, stop: int) -> Tensor:
+        resample = resampler_of(self.info.sample_rate, self.sample_rate)
+        first, last = resample.span(start, stop)
+        inside = max(0, first), min(self.info.num_frames, last)
+        samples = torch.from_numpy(self._mono(*inside))
+        return resample(pad(samples, (inside[0] - first, last - inside[1])), start, stop)
 
     def _mono(self, first: int, last: int) -> np.ndarray:
         """Get samples at the file's own rate; what a next part may want again is kept."""
@@ -171,31 +163,40 @@ class AudioReader:
         return held[: last - first]
 
     def _decoded(self, first: int, count: int) -> np.ndarray:
+        block = max(1, _BLOCK_VALUES // self.info.num_channels)
+        if count <= block:
+            return self._block(first, count)
+        mono = np.empty(count, np.float32)
+        for start in range(0, count, block):
+            size = min(block, count - start)
+            mono[start : start + size] = self._block(first + start, size)
+        return mono
+
+    def _block(self, first: int, count: int) -> np.ndarray:
+        """Decode, check and average the channels."""
+        self._opened.stop_if_asked()
         try:
             if self._file.tell() != first:
                 self._file.seek(first)
             samples = self._file.read(count, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
-            raise self._unreadable(error) from error
+            raise self._opened.unreadable(error) from error
         if len(samples) < count:
-            raise AudioError(
-                f"Audio file {self.path} ends early: its header states {self.info.num_frames} "
-                f"samples, {first + len(samples)} decode. Copy or download it again."
-            )
-        if unusable := samples.size - int(np.count_nonzero(np.isfinite(samples))):
-            rate = self.info.sample_rate
-            raise AudioError(
-                f"Audio file {self.path} has {unusable} NaN or infinite samples between "
-                f"{first / rate:.1f} s and {(first + len(samples)) / rate:.1f} s."
-            )
+            raise self._opened.ends_early(self.info.num_frames, first + len(samples))
+        # Written so that NaN does not pass.
+        if not (samples.max() <= _LOUDEST and samples.min() >= -_LOUDEST):
+            raise self._unusable(samples, first)
         # [T, 1] shares memory with [T]; averaging one channel would only copy it.
         return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
-    def _unreadable(self, error: Exception) -> AudioError:
-        reason = getattr(error, "error_string", None) or str(error)
+    def _unusable(self, samples: np.ndarray, first: int) -> AudioError:
+        rate, name = self.info.sample_rate, shown(self.path)
+        where = f"between {first / rate:.1f} s and {(first + len(samples)) / rate:.1f} s"
+        if unusable := samples.size - int(np.count_nonzero(np.isfinite(samples))):
+            return AudioError(f"Audio file {name} has {unusable} NaN or infinite samples {where}.")
         return AudioError(
-            f"Audio file {self.path} is unreadable: {reason.strip().rstrip('.')}. It is damaged, "
-            "or of a format that libsndfile does not decode; convert it to WAV or FLAC."
+            f"Audio file {name} has samples up to {np.abs(samples).max():.2g} {where}; expected "
+            "float audio in [-1, 1]. Scale it."
         )
 
 
@@ -251,25 +252,3 @@ def check_audio(path: str | os.PathLike, decode: bool = False) -> AudioInfo:
             for start in range(0, audio.num_samples, _BLOCK_FRAMES):
                 audio.read(start, min(start + _BLOCK_FRAMES, audio.num_samples))
         return audio.info
-
-
-def _decodable_frames(file: soundfile.SoundFile) -> int:
-    """Length of an MP3: libsndfile estimates it, a little high, where no Xing header states it."""
-    if 0 < file.frames < _UNKNOWN_LENGTH:
-        file.seek(file.frames - 1)
-        is_exact = len(file.read(1)) == 1
-        file.seek(0)
-        if not is_exact:
-            decoded = sum(iter(lambda: len(file.read(_BLOCK_FRAMES, "float32")), 0))
-            file.seek(0)
-            # What misses more than that was cut short.
-            if file.frames - decoded <= max(2 * _MP3_FRAME, file.frames // 100):
-                return decoded
-    return file.frames
-
-
-@functools.lru_cache(maxsize=32)
-def _resampler(source_rate: int, target_rate: int) -> Resample:
-    # The functional form computes its filter at each call, which at 48 kHz takes
-    # longer than applying it to a short utterance.
-    return Resample(source_rate, target_rate)

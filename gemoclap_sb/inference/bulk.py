@@ -5,24 +5,39 @@ once, `make_batches` cuts what was read into batches of little padding, `embed_b
 the tower. `embed_files` does them in a few threads. On a CPU each thread computes alone: a
 batch of short utterances is many small operations, which scale better side by side than
 each spread over all cores.
+
+Whatever goes wrong with a file is its row's error, and the rest go on. Whoever stops, by closing
+the iterator or by an interrupt, waits for no more than one layer of the model.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
+from speechbrain.utils.logger import get_logger
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from gemoclap_sb.data.audio import AudioError, AudioReader
+from gemoclap_sb.data.opening import shown
 from gemoclap_sb.data.samplers import length_sorted_batches
+from gemoclap_sb.inference.failures import (
+    in_one_line,
+    is_out_of_memory,
+    not_embedded,
+    not_finite,
+)
 from gemoclap_sb.models.towers import AudioTower
+
+logger = get_logger(__name__)
 
 # Padded seconds of a batch. On a CPU, more leaves the cache and is slower.
 CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 24.0, 480.0
@@ -60,13 +75,13 @@ class BulkOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        size = self.batch_size
-        if size != "auto" and not (isinstance(size, int) and size > 0):
-            raise ValueError(f"batch_size: expected 'auto' or 1 and more, found {size!r}.")
-        if self.window < 1:
-            raise ValueError(f"window: expected 1 or more, found {self.window!r}.")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers: expected 1 or more, found {self.workers!r}.")
+        if self.batch_size != "auto" and not _is_count(self.batch_size):
+            found = self.batch_size
+            raise ValueError(f"batch_size: expected 'auto' or 1 and more, found {found!r}.")
+        for name in ("window", "workers"):
+            value = getattr(self, name)
+            if not (_is_count(value) or (name == "workers" and value is None)):
+                raise ValueError(f"{name}: expected 1 or more, found {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -98,16 +113,30 @@ class Recording:
     error: str | None = None
 
 
-def read_recording(path: str | os.PathLike, sample_rate: int, longest: int) -> Recording:
-    """Open a file, and decode it if it has at most ``longest`` samples at ``sample_rate``."""
+def read_recording(
+    path: str | os.PathLike,
+    sample_rate: int,
+    longest: int,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Recording:
+    """Open a file, and decode it if it has at most ``longest`` samples at ``sample_rate``.
+
+    Whatever goes wrong is the recording's error. ``is_stopped`` is `AudioReader`'s.
+    """
     try:
-        reader = AudioReader(path, sample_rate)
+        reader = AudioReader(path, sample_rate, is_stopped)
         if reader.num_samples > longest:
-            return Recording(str(path), reader=reader)
+            return Recording(_text(path), reader=reader)
         with reader:
-            return Recording(str(path), reader.read())
+            return Recording(_text(path), reader.read())
     except AudioError as error:
-        return Recording(str(path), error=str(error))
+        return Recording(_text(path), error=str(error))
+    # A file that breaks the decoder must not end the work on thousands of others.
+    except Exception as error:
+        logger.debug("%s", path, exc_info=error)
+        name = shown(_text(path))
+        reason = in_one_line(error)
+        return Recording(_text(path), error=f"Audio file {name} cannot be read: {reason}.")
 
 
 def make_batches(
@@ -134,24 +163,63 @@ def embed_batch(
 ) -> list[FileEmbedding]:
     """Embed short recordings together, or one long recording piece by piece.
 
-    The tower is in evaluation mode, on ``device``.
+    The tower is in evaluation mode, on ``device``. A batch that fails, most often for a lack of
+    memory, is taken in halves; what fails alone is that file's error.
     """
+    failure = None
+    try:
+        vectors = _embeddings(tower, batch, device)
+    except AudioError as error:
+        return [FileEmbedding(batch[0].path, error=str(error))]
+    except Exception as error:
+        failure = error.with_traceback(None)
+    # Outside of the except, which would keep the tensors of a failed attempt.
+    if failure is None:
+        return [_row(recording, vector) for recording, vector in zip(batch, vectors, strict=True)]
+    if len(batch) == 1:
+        logger.debug("%s", batch[0].path, exc_info=failure)
+        return [FileEmbedding(batch[0].path, error=not_embedded(batch[0].path, failure, device))]
+    if is_out_of_memory(failure):
+        logger.warning_once(
+            "Batches do not fit into the memory of %s and are taken in halves, which is slower. "
+            "Lower batch_size (--batch-size).",
+            device,
+        )
+    half = len(batch) // 2
+    return [*embed_batch(tower, batch[:half], device), *embed_batch(tower, batch[half:], device)]
+
+
+def _embeddings(
+    tower: AudioTower, batch: Sequence[Recording], device: torch.device | str
+) -> Tensor:
+    """Embeddings ``[B, D]``, on the CPU."""
     with torch.inference_mode():
         if (reader := batch[0].reader) is not None:
-            try:
-                with reader:
-                    pieces = tower.pieces(reader.num_samples)
-                    wavs = (reader.read(*piece).to(device) for piece in pieces)
-                    vectors = tower.join(wavs, reader.num_samples)
-            except AudioError as error:
-                return [FileEmbedding(batch[0].path, error=str(error))]
+            with reader:
+                pieces = tower.pieces(reader.num_samples)
+                wavs = (reader.read(*piece).to(device) for piece in pieces)
+                vectors = tower.join(wavs, reader.num_samples)
         else:
             lengths = torch.tensor([len(recording.wav) for recording in batch])
             wavs = pad_sequence([recording.wav for recording in batch], batch_first=True)
             vectors = tower(wavs.to(device), (lengths / wavs.shape[1]).to(device))[:, 0]
     # Tensors made in inference mode cannot take part in anybody's training.
-    vectors = vectors.cpu().clone()
-    return [FileEmbedding(r.path, vector) for r, vector in zip(batch, vectors, strict=True)]
+    return vectors.cpu().clone()
+
+
+def _row(recording: Recording, embedding: Tensor) -> FileEmbedding:
+    if torch.isfinite(embedding).all():
+        return FileEmbedding(recording.path, embedding)
+    peak = None if recording.wav is None else float(recording.wav.abs().max())
+    return FileEmbedding(recording.path, error=not_finite(recording.path, peak))
+
+
+def _text(path: str | os.PathLike) -> str:
+    return os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def embed_files(
@@ -185,6 +253,10 @@ def embed_files(
     return iter(bar)
 
 
+class _Stopped(BaseException):
+    """Nobody waits for the result; no Exception, which would be a row."""
+
+
 class _Threads:
     """State of one call of `embed_files`."""
 
@@ -200,10 +272,13 @@ class _Threads:
         self.under_way: set[Future] = set()
         self.done: dict[int, FileEmbedding] = {}
         self.position = 0
+        self.failure: Exception | None = None
+        self.stopped = threading.Event()
+        self.own: set[int] = set()
 
     def run(self, paths: Iterator[str | os.PathLike]) -> Iterator[FileEmbedding]:
         """Yield the rows in order while later batches are under way."""
-        self.pool = ThreadPoolExecutor(self.workers, "embed", self._set_threads)
+        self.pool = ThreadPoolExecutor(self.workers, "embed", self._set_up_thread)
         try:
             for places, batch in self._batches(self._recordings(paths)):
                 if batch:
@@ -214,8 +289,24 @@ class _Threads:
             while self.under_way:
                 self._collect()
                 yield from self._ready()
+            if self.failure is not None:
+                raise self.failure
         finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        """End the threads: what reads at its next block, what computes at its next layer."""
+        self.stopped.set()
+
+        def leave(*_: object) -> None:
+            if threading.get_ident() in self.own:
+                raise _Stopped
+
+        hook = register_module_forward_pre_hook(leave)
+        try:
             self.pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            hook.remove()
             if self.device.type == "cpu":
                 # The workers' number is also what threads started later would begin with.
                 torch.set_num_threads(self.threads)
@@ -223,13 +314,20 @@ class _Threads:
     def _recordings(self, paths: Iterator[str | os.PathLike]) -> Iterator[Recording]:
         """Read in the threads, a few files ahead."""
         ahead: deque[Future] = deque()
-        for path in paths:
-            reading = (path, self.tower.sample_rate, self.tower.longest)
+        for path in self._until_failure(paths):
+            reading = (path, self.tower.sample_rate, self.tower.longest, self.stopped.is_set)
             ahead.append(self.pool.submit(read_recording, *reading))
             if len(ahead) > 2 * self.workers:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+    def _until_failure(self, paths: Iterator[str | os.PathLike]) -> Iterator[str | os.PathLike]:
+        """Keep what the caller's iterator raises till the rows before it are out."""
+        try:
+            yield from paths
+        except Exception as error:
+            self.failure = error
 
     def _batches(
         self, recordings: Iterator[Recording]
@@ -253,7 +351,9 @@ class _Threads:
             window.append(recording)
             # A long one is not decoded yet, but keeps its file open.
             samples += self.tower.longest if recording.wav is None else len(recording.wav)
-            if len(window) >= self.window or samples > WINDOW_SECONDS * self.tower.sample_rate:
+            is_copy = recording.reader is not None and recording.reader.is_copy
+            limit = WINDOW_SECONDS * self.tower.sample_rate
+            if len(window) >= self.window or samples > limit or is_copy:
                 break
         return window
 
@@ -270,6 +370,7 @@ class _Threads:
             yield self.done.pop(self.position)
             self.position += 1
 
-    def _set_threads(self) -> None:
+    def _set_up_thread(self) -> None:
+        self.own.add(threading.get_ident())
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, self.threads // self.workers))

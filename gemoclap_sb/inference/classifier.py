@@ -343,8 +343,9 @@ class GEmoCLAPClassifier(EncoderClassifier):
         path : str or os.PathLike
             A local file of any rate, length and number of channels.
         window, hop : float
-            Length of a window, and from one's beginning to the next's, in seconds. Training
-            saw whole utterances, mostly of 2 s and more: expect less of shorter windows.
+            Length of a window, 0.1 to 600, and from one's beginning to the next's, 0.01 or more,
+            in seconds. Training saw whole utterances, mostly of 2 s and more: expect less of
+            shorter windows.
         labels, templates
             See `classify_batch`.
         progress : bool
@@ -353,9 +354,9 @@ class GEmoCLAPClassifier(EncoderClassifier):
         Raises
         ------
         ValueError
-            If ``window`` or ``hop`` is not positive, or labels or templates cannot serve.
+            If ``window`` or ``hop`` is out of its range, or labels or templates cannot serve.
         AudioError
-            If the file cannot be read, to its end.
+            If the file cannot be read, to its end, or a batch of windows not be computed.
         """
         names, classes = self._classes(labels, templates)
 

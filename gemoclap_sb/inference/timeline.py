@@ -23,7 +23,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from gemoclap_sb.data.audio import AudioReader
+from gemoclap_sb.data.audio import AudioError, AudioReader
+from gemoclap_sb.data.opening import shown
+from gemoclap_sb.inference.failures import is_out_of_memory, not_finite
+
+# In seconds. A window is in memory as a whole; a hop of one sample is millions of windows.
+SHORTEST_WINDOW, LONGEST_WINDOW, SHORTEST_HOP = 0.1, 600.0, 0.01
 
 # Of one hue and far apart in lightness: told apart in any colour vision, and in print.
 _STRONG, _WEAK = "#184e77", "#b9d0e2"
@@ -112,49 +117,87 @@ def classify_windows(
     ``classify`` takes ``[B, T]`` and ``[B]`` as ``classify_batch`` does and gives log posteriors
     ``[B, C]`` of the labels. ``batch_seconds`` bounds the length of a batch.
     """
-    for name, seconds in (("window", window), ("hop", hop)):
-        if not 0 < seconds < math.inf:
-            raise ValueError(f"{name}: expected a positive number of seconds, found {seconds!r}.")
+    check_seconds(window, hop)
     length, step = max(1, round(window * sample_rate)), max(1, round(hop * sample_rate))
     batch_size = max(1, int(batch_seconds * sample_rate) // length)
     heard, rows = [], []
     with AudioReader(path, sample_rate) as audio:
-        windows = window_edges(audio.num_samples, length, step)
+        count = num_windows(audio.num_samples, length, step)
         # None, and not False: tqdm then leaves out the bar where nobody would see it.
         hidden = None if progress else True
-        for i in tqdm(range(0, len(windows), batch_size), desc=Path(path).name, disable=hidden):
-            batch = windows[i : i + batch_size]
-            if step > length:
-                parts = [audio.read(*edges) for edges in batch]
-            else:
-                first = batch[0][0]
-                samples = audio.read(first, batch[-1][1])
-                parts = [samples[start - first : stop - first] for start, stop in batch]
-            sizes = torch.tensor([len(part) for part in parts])
-            wavs = pad_sequence(parts, batch_first=True)
-            rows.append(classify(wavs, sizes / wavs.shape[1]).exp().cpu().numpy())
-            heard += batch
-    starts, ends = np.array(heard).T / sample_rate
+        for i in tqdm(range(0, count, batch_size), desc=Path(path).name, disable=hidden):
+            last = min(i + batch_size, count)
+            batch = window_edges(audio.num_samples, length, step, i, last)
+            try:
+                rows.append(_posteriors(classify, audio, batch))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise AudioError(
+                    f"Audio file {shown(path)}: {len(batch)} windows of {window:g} s do not fit "
+                    "into memory. Ask for shorter ones (window, --window)."
+                ) from error
+            if not np.isfinite(rows[-1]).all():
+                raise AudioError(not_finite(path))
+            heard.append(batch)
+    starts, ends = np.concatenate(heard).T / sample_rate
     return Timeline(str(path), labels, starts, ends, np.concatenate(rows), window, hop)
 
 
-def window_edges(num_samples: int, length: int, step: int) -> list[tuple[int, int]]:
+def check_seconds(window: float, hop: float) -> None:
+    """Raise ValueError, with what is expected and why, for a window or a hop out of its range."""
+    limits = (
+        ("window", window, SHORTEST_WINDOW, LONGEST_WINDOW, "less is no syllable, more no moment"),
+        ("hop", hop, SHORTEST_HOP, math.inf, "a model's own frames are no closer"),
+    )
+    for name, seconds, least, most, why in limits:
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        # Written this way round so that NaN is refused too.
+        if not (is_number and least <= seconds <= most and seconds < math.inf):
+            expected = f"{least:g} s or more" if most == math.inf else f"{least:g} to {most:g} s"
+            raise ValueError(f"{name}: expected {expected} ({why}), found {seconds!r}.")
+
+
+def num_windows(num_samples: int, length: int, step: int) -> int:
+    """Count the windows of `window_edges`."""
+    whole = max(0, (num_samples - length) // step + 1)
+    covered = (whole - 1) * step + length if whole else 0
+    is_left = num_samples > covered and (not whole or 2 * (num_samples - whole * step) >= length)
+    return whole + is_left
+
+
+def window_edges(
+    num_samples: int, length: int, step: int, first: int = 0, last: int | None = None
+) -> list[tuple[int, int]]:
     """List starts and stops of the windows that cover a signal, in samples.
 
     Where samples are left over after the last whole window, one shorter window follows if it
-    holds at least half of one. A signal shorter than a window is one window.
+    holds at least half of one. A signal shorter than a window is one window. Of them all,
+    those from ``first`` to before ``last``.
 
     Examples
     --------
     >>> window_edges(27, length=20, step=5)
     [(0, 20), (5, 25), (10, 27)]
     """
-    edges = [(start, start + length) for start in range(0, num_samples - length + 1, step)]
-    start = len(edges) * step
-    covered = edges[-1][1] if edges else 0
-    if num_samples > covered and (not edges or 2 * (num_samples - start) >= length):
-        edges.append((start, num_samples))
-    return edges
+    last = num_windows(num_samples, length, step) if last is None else last
+    starts = range(first * step, last * step, step)
+    return [(start, min(start + length, num_samples)) for start in starts]
+
+
+def _posteriors(
+    classify: Callable[[Tensor, Tensor], Tensor], audio: AudioReader, windows: list[tuple[int, int]]
+) -> np.ndarray:
+    """Read and classify some windows: ``[N, C]``."""
+    if len(windows) > 1 and windows[1][0] > windows[0][1]:
+        parts = [audio.read(*edges) for edges in windows]
+    else:
+        first = windows[0][0]
+        samples = audio.read(first, windows[-1][1])
+        parts = [samples[start - first : stop - first] for start, stop in windows]
+    sizes = torch.tensor([len(part) for part in parts])
+    wavs = pad_sequence(parts, batch_first=True)
+    return classify(wavs, sizes / wavs.shape[1]).exp().cpu().numpy()
 
 
 def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
@@ -186,9 +229,9 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike) -> Path:
     best = timeline.probabilities.argmax(axis=1)
     for i, (axes, label) in enumerate(zip(panels, timeline.labels, strict=True)):
         values = timeline.probabilities[:, i]
-        for colour, shown in ((_WEAK, values), (_STRONG, np.where(best == i, values, 0.0))):
+        for colour, drawn in ((_WEAK, values), (_STRONG, np.where(best == i, values, 0.0))):
             heights = np.zeros(len(edges) - 1)
-            heights[kept] = shown
+            heights[kept] = drawn
             axes.stairs(heights, edges, fill=True, color=colour)
         axes.set_ylabel(
             label, rotation=0, ha="right", va="center", color=INK, fontsize=11, parse_math=False

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -14,11 +17,13 @@ from gemoclap_sb.inference.bulk import (
     BulkOptions,
     embed_batch,
     embed_files,
+    logger,
     make_batches,
     read_recording,
 )
 from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
 from gemoclap_sb.inference.results import Classification
+from gemoclap_sb.models.towers import AudioTower
 from tests.run_folders import LABELS, RATE, write_tone
 
 KINDS = ("scratch", "pretrained")
@@ -125,13 +130,167 @@ def test_threads_of_the_caller_are_left_alone(classifier, tones):
         torch.set_num_threads(before)
 
 
-def test_an_error_that_is_no_bad_file_is_raised(classifier, tones, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("out of memory")
+def failing(tower, monkeypatch, error, when):
+    """Let a tower fail on batches of which ``when(wavs)``; lists the sizes it was given."""
+    forward, sizes = tower.forward, []
 
-    monkeypatch.setattr(classifier.mods.embedding_model.audio_encoder, "forward", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(classifier.classify_files(tones, progress=False))
+    def fail(wavs, wav_lens):
+        sizes.append(len(wavs))
+        if when(wavs):
+            raise error
+        return forward(wavs, wav_lens)
+
+    monkeypatch.setattr(tower, "forward", fail)
+    return sizes
+
+
+NO_MEMORY = (
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory"),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_a_batch_that_does_not_fit_is_halved(classifier, tones, monkeypatch, caplog, error):
+    expected = classifier.embed_files(tones, progress=False)
+    tower = classifier.mods.embedding_model
+    sizes = failing(tower, monkeypatch, error, lambda wavs: len(wavs) > 3)
+    logger.warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        found = classifier.embed_files(tones, batch_size=8, progress=False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert max(sizes) == 8 and sizes.count(2) >= 4
+    assert caplog.text.count("Lower batch_size (--batch-size).") == 1
+
+
+@pytest.mark.parametrize("error", [*NO_MEMORY[:1], RuntimeError("strange\nshape"), KeyError("x")])
+def test_a_file_that_breaks_the_model_is_a_row(classifier, tones, monkeypatch, error):
+    longest = max(tones, key=lambda path: soundfile.info(path).frames)
+    length = soundfile.info(longest).frames
+    tower = classifier.mods.embedding_model
+    failing(tower, monkeypatch, error, lambda wavs: wavs.shape[1] == length)
+    rows = list(classifier.encode_files(tones, progress=False))
+    assert [row.path for row in rows if row.error] == [str(longest)]
+    [said] = [row.error for row in rows if row.error]
+    assert str(longest) in said and "\n" not in said
+    assert ("memory of cpu" in said) == isinstance(error, MemoryError)
+
+
+def test_a_file_that_breaks_the_decoder_is_a_row(classifier, tones, monkeypatch):
+    original = soundfile.SoundFile.read
+
+    def read(self, *arguments, **options):
+        if self.name == str(tones[3]):
+            raise MemoryError
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    rows = list(classifier.encode_files([*tones, 7, "a\0b.wav"], progress=False))
+    assert [i for i, row in enumerate(rows) if row.error] == [3, 10, 11]
+    assert rows[3].error == f"Audio file {tones[3]} cannot be read: MemoryError:."
+
+
+def test_what_the_callers_iterator_raises_comes_after_the_rows(classifier, tones):
+    def paths():
+        yield from tones
+        raise OSError("the list is gone")
+
+    rows = classifier.encode_files(paths(), progress=False)
+    assert [next(rows).error for _ in tones] == [None] * len(tones)
+    with pytest.raises(OSError, match="the list is gone"):
+        next(rows)
+
+
+def test_what_is_not_finite_is_a_row_and_its_batch_is_unharmed(classifier, tones, monkeypatch):
+    expected = classifier.embed_files(tones, progress=False)
+    tower = classifier.mods.embedding_model
+    forward, longest = tower.forward, max(tones, key=lambda path: soundfile.info(path).frames)
+
+    def overflow(wavs, wav_lens):
+        return forward(torch.where(wav_lens[:, None] == 1, wavs * 1e30, wavs), wav_lens)
+
+    monkeypatch.setattr(tower, "forward", overflow)
+    rows = list(classifier.encode_files(tones, batch_size=len(tones), progress=False))
+    for row, path, vector in zip(rows, tones, expected, strict=True):
+        if path == longest:
+            assert row.embedding is None and str(path) in row.error
+            assert "expected float audio in [-1, 1]" in row.error
+        else:
+            torch.testing.assert_close(row.embedding, vector, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("peak", [1e10, 3e38])
+def test_a_huge_float_file_is_a_row(classifier, tones, tmp_path, peak):
+    loud = tmp_path / "loud.wav"
+    soundfile.write(loud, np.full(RATE, peak, np.float32), RATE, subtype="FLOAT")
+    rows = list(classifier.classify_files([tones[0], loud, tones[1]], progress=False))
+    assert [row.error is None for row in rows] == [True, False, True]
+    assert f"samples up to {peak:.2g}" in rows[1].error
+    with pytest.raises(AudioError, match="expected float audio in"):
+        classifier.timeline(loud, progress=False)
+    # What is unscaled and not absurd is answered, and finite.
+    soundfile.write(loud, soundfile.read(tones[0])[0] * 2.0**30, RATE, subtype="FLOAT")
+    assert np.isfinite(classifier.classify_file(loud)[1].item())
+
+
+class SlowLayer(torch.nn.Module):
+    """A quarter of a second, not to be interrupted by itself."""
+
+    def __init__(self, began):
+        super().__init__()
+        self.began = began
+
+    def forward(self, frames):
+        self.began.set()
+        time.sleep(0.25)
+        return frames
+
+
+class SlowTower(torch.nn.Module):
+    """Fifty slow layers: 12 s for a batch or a piece."""
+
+    sample_rate, longest = RATE, 60 * RATE
+    pieces = AudioTower.pieces
+
+    def __init__(self, began):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*(SlowLayer(began) for _ in range(50)))
+
+    def forward(self, wavs, wav_lens):
+        return self.layers(torch.ones(len(wavs), 1, 4))
+
+    def join(self, wavs, num_samples):
+        return sum(self.layers(wav.mean().repeat(1, 4)) for wav in wavs)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pthread_kill on Windows")
+@pytest.mark.parametrize("kind", ["short", "long"])
+def test_stopping_does_not_wait_for_the_model(tones, tmp_path, kind):
+    long = write_tone(tmp_path / "long.wav", 200)
+    began = threading.Event()
+    tower = SlowTower(began).eval()
+    rows = embed_files(tower, [long] * 3 if kind == "long" else tones, "cpu")
+    before = threading.active_count()
+
+    def interrupt():
+        began.wait()
+        # A signal, as from a terminal: it wakes a thread that waits.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            next(rows)
+        finally:
+            interrupted = time.monotonic()
+            helper.join()
+    rows.close()
+    assert time.monotonic() - interrupted < 1
+    assert threading.active_count() == before
+    # Nothing is left behind that would stop others.
+    assert SlowLayer(began)(torch.ones(1)).item() == 1
 
 
 @pytest.mark.parametrize(
@@ -141,6 +300,9 @@ def test_an_error_that_is_no_bad_file_is_raised(classifier, tones, monkeypatch):
         ({"batch_size": "all"}, "batch_size: expected 'auto' or 1 and more"),
         ({"window": 0}, "window: expected 1 or more"),
         ({"workers": 0}, "workers: expected 1 or more"),
+        ({"window": "all"}, "window: expected 1 or more, found 'all'"),
+        ({"workers": 1.5}, "workers: expected 1 or more"),
+        ({"batch_size": True}, "batch_size: expected 'auto' or 1 and more"),
     ],
 )
 def test_options_are_checked_at_the_call(classifier, tones, options, message):

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemoclap_sb.data.audio import AudioError, read_audio
 from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-from gemoclap_sb.inference.timeline import Timeline, draw_timeline, window_edges
+from gemoclap_sb.inference.timeline import (
+    Timeline,
+    classify_windows,
+    draw_timeline,
+    num_windows,
+    window_edges,
+)
 from tests.conftest import ROOT
 from tests.run_folders import LABELS, RATE, write_tone
 
@@ -114,10 +125,70 @@ def test_rows_are_plain_data(classifier, tmp_path):
         assert list(row["probabilities"].values()) == pytest.approx(values.tolist())
 
 
-@pytest.mark.parametrize("options", [{"window": 0.0}, {"hop": -1.0}, {"hop": float("nan")}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": 0.0}, {"window": 1e-9}, {"window": 1e9}, {"window": float("inf")},
+        {"hop": -1.0}, {"hop": 1e-9}, {"hop": float("nan")}, {"hop": float("inf")},
+        {"hop": "1"}, {"window": True},
+    ],
+)  # fmt: skip
 def test_wrong_seconds_are_named(classifier, tmp_path, options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected a positive number"):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))}: expected 0\.0?1 .*, found"):
         classifier.timeline(tmp_path / "none.wav", **options)
+
+
+def of_constant(tone, value, **options):
+    """A timeline whose model answers with a constant, or fails."""
+
+    def classify(wavs, wav_lens):
+        if isinstance(value, Exception):
+            raise value
+        return torch.full((len(wavs), 2), value)
+
+    asked = {"window": 2.0, "hop": 0.5, **options}
+    return classify_windows(classify, ["a", "b"], tone, **asked, sample_rate=RATE, batch_seconds=8)
+
+
+def test_an_answer_that_is_not_finite_is_an_error(tmp_path):
+    tone = write_tone(tmp_path / "a.wav", 3.0)
+    assert of_constant(tone, -1.0).probabilities.shape == (3, 2)
+    for value in (math.nan, math.inf):
+        with pytest.raises(AudioError, match=r"a\.wav: the model makes NaN or infinity"):
+            of_constant(tone, value)
+
+
+def test_windows_that_do_not_fit_name_the_option(tmp_path):
+    tone = write_tone(tmp_path / "a.wav", 3.0)
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+    with pytest.raises(AudioError, match=r"3 windows of 2 s do not fit .* \(window, --window\)"):
+        of_constant(tone, error)
+    with pytest.raises(RuntimeError, match="something else"):
+        of_constant(tone, RuntimeError("something else"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pthread_kill on Windows")
+def test_an_interrupt_ends_it_at_once(tmp_path):
+    tone = write_tone(tmp_path / "a.wav", 30.0)
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.4, signal.pthread_kill, (main, signal.SIGINT))
+    began = time.monotonic()
+
+    def classify(wavs, wav_lens):
+        time.sleep(0.25)
+        return torch.zeros(len(wavs), 2)
+
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        classify_windows(classify, ["a", "b"], tone, 2.0, 0.1, RATE, batch_seconds=8)
+    assert time.monotonic() - began < 1.4
+
+
+def test_a_window_of_many_hours_is_never_listed():
+    hours = 10**4 * 3600 * RATE
+    count = num_windows(hours, 2 * RATE, 160)
+    assert count == (hours - 2 * RATE) // 160 + 1
+    assert window_edges(hours, 2 * RATE, 160, count - 1, count) == [(hours - 2 * RATE, hours)]
 
 
 def test_missing_file_is_named(classifier, tmp_path):
