@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
-
 from gemoclap_sb.evaluation.assessment import assess_pooled
 from gemoclap_sb.evaluation.figures import draw_cross_validation
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
@@ -25,8 +23,9 @@ from gemoclap_sb.evaluation.report import (
 )
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import read_json, write_json, write_text
+from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
-from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
@@ -91,13 +90,14 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     ``called`` is what messages call this run, where there are several. ExperimentError if
     ``--fold`` is given, or a finished fold has other settings.
     """
-    hparams_file, _, overrides = sb.parse_arguments(list(argv))
-    given = with_manifest(hparams_file, overrides)
+    hparams_file, run_opts, overrides = parse_arguments(argv)
+    given = completed(hparams_file, overrides)
     if "fold" in given:
         raise ExperimentError("cross-validation runs all folds: leave --fold out.")
     if "--debug" in argv:
         raise ExperimentError("a debug run has no result to sum up: run train.py with --debug.")
     settings = read_settings(hparams_file, given)
+    checked_run_options(run_opts, settings)
     manifests = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]
     if manifests:
         raise ExperimentError(

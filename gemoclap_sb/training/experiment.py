@@ -35,8 +35,10 @@ from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table, uncer
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import write_json
 from gemoclap_sb.models.configuration import write_run_config
+from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
-from gemoclap_sb.training.own_manifest import manifest_preparation, with_manifest
+from gemoclap_sb.training.overrides import check_objects, completed
+from gemoclap_sb.training.own_manifest import manifest_preparation
 from gemoclap_sb.training.run_folder import (
     METRICS,
     ExperimentError,
@@ -113,9 +115,11 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
 def open_run(argv: Sequence[str] | None) -> Run:
     """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
-    hparams_file, run_opts, overrides = sb.parse_arguments(_without_launch_flag(argv))
-    overrides = with_manifest(hparams_file, overrides)
+    hparams_file, run_opts, overrides = parse_arguments(_without_launch_flag(argv))
+    overrides = completed(hparams_file, overrides)
     settings = read_settings(hparams_file, overrides)
+    check_objects(settings, hparams_file)
+    run_opts = checked_run_options(run_opts, settings)
     sb.utils.distributed.ddp_init_group(run_opts)
     folder = Path(settings["output_folder"])
     try:

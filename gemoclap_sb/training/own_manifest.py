@@ -57,8 +57,6 @@ def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict
             f"--{twice[0]}: {settings['words']} has heads, from which weights follow. Give one."
         )
     own = {"number_of_folds": len(folds), "prompts": _prompts(words), **_heads(words, settings)}
-    if "num_classes" in settings:
-        own["num_classes"] = len(words.words["emotion"])
     recursive_update(given, own)
     _check_prompts(hparams_file, given, settings)
     return given

@@ -17,20 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
-
 from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.comparison import FoldScore
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
 from gemoclap_sb.files import read_json
 from gemoclap_sb.training import cross_validation
+from gemoclap_sb.training.command_line import parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
-from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
     ExperimentError,
-    read_overrides,
     read_settings,
 )
 
@@ -222,14 +220,12 @@ def check_data(settings: Mapping[str, Any]) -> None:
 
 def overrides(options: Sequence[str]) -> dict:
     """Read the YAML keys among options; those of SpeechBrain are none."""
-    return read_overrides(sb.parse_arguments(["no.yaml", *options])[2])
+    return parse_arguments(["no.yaml", *options])[2]
 
 
 def resolved(path: Path, options: Sequence[str]) -> dict:
     """Read an experiment's settings as a run with these options will have them."""
-    given = overrides(options)
-    # Only where there is one, since it resolves the YAML a second time.
-    return read_settings(path, with_manifest(path, given) if given.get("manifest") else given)
+    return read_settings(path, completed(path, overrides(options)))
 
 
 def without(options: Sequence[str], keys: set[str]) -> list[str]:
