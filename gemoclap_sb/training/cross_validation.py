@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemoclap_sb.data.manifests import printable
 from gemoclap_sb.evaluation.assessment import assess_pooled
 from gemoclap_sb.evaluation.figures import draw_cross_validation
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
@@ -50,7 +51,7 @@ def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
     try:
         return cross_validate(train_script, argv, own.jobs)
     except ExperimentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
 
 

@@ -9,6 +9,7 @@ else.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_m
 from gemoclap_sb.data.audio import AudioError
 from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
-from gemoclap_sb.data.manifests import COLUMNS, ManifestError, read_manifest
+from gemoclap_sb.data.manifests import LabelError, ManifestError, printable, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.figures import draw_confusion, draw_training_curves
@@ -38,7 +39,8 @@ from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.overrides import check_objects, completed
-from gemoclap_sb.training.own_manifest import manifest_preparation
+from gemoclap_sb.training.own_manifest import LABELS, manifest_preparation
+from gemoclap_sb.training.resources import OutOfResources, told_resources
 from gemoclap_sb.training.run_folder import (
     METRICS,
     ExperimentError,
@@ -88,12 +90,16 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
     Returns
     -------
     int
-        Exit status: 0, or 2 if the experiment could not start as asked.
+        Exit status: 0; 1 if memory or disk did not do, and the same command can go on from
+        there; 2 if the experiment could not start as asked.
     """
     try:
         run_experiment(prepare, argv)
+    except OutOfResources as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1
     except (ExperimentError, ManifestError, AudioError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -106,10 +112,11 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     not as described.
     """
     run = open_run(argv)
-    splits = load_splits(run, prepare)
-    brain = build_brain(run)
-    history, assessment = fit_and_test(brain, splits)
-    return write_result(run, splits, brain, history, assessment)
+    with told_resources(run.hparams, run.folder):
+        splits = load_splits(run, prepare)
+        brain = build_brain(run)
+        history, assessment = fit_and_test(brain, splits)
+        return write_result(run, splits, brain, history, assessment)
 
 
 def open_run(argv: Sequence[str] | None) -> Run:
@@ -130,9 +137,11 @@ def open_run(argv: Sequence[str] | None) -> Run:
     with open(hparams_file, encoding="utf-8") as stream:
         try:
             hparams = load_hyperpyyaml(stream, overrides)
-        except (TypeError, ValueError, OSError) as error:
+        except (TypeError, ValueError, OSError, ImportError, AttributeError) as error:
             raise ExperimentError(f"{hparams_file}: {error}") from error
     sb.create_experiment_directory(folder, hparams_file, overrides)
+    if if_main_process():
+        _keep_script(folder)
     return Run(hparams_file, hparams, run_opts, folder, started)
 
 
@@ -142,16 +151,19 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     words = hparams["prompts"].words
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
     manifests = _manifests(hparams, prepare, columns)
-    rows = {
-        split: read_manifest(
-            manifests[f"{split}_csv"],
-            data_root=manifests["data_root"],
-            classes={name: list(words[name]) for name in columns if name in words},
-            skip_bad_audio=hparams["skip_bad_audio"],
-            required=(*COLUMNS, *columns),
-        )
-        for split in SPLITS
-    }
+    try:
+        rows = {
+            split: read_manifest(
+                manifests[f"{split}_csv"],
+                data_root=manifests["data_root"],
+                classes={name: list(words[name]) for name in columns if name in words},
+                skip_bad_audio=hparams["skip_bad_audio"],
+                required=columns,
+            )
+            for split in SPLITS
+        }
+    except LabelError as error:
+        raise LabelError(f"{error} {LABELS}") from error
     hparams["label_encoders"] = label_encoders(columns, words, rows.values())
     limit = hparams.get("cache_gib")
     cache = AudioCache(limit) if limit else None
@@ -210,11 +222,18 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
 
     Returns a record per epoch, and what `gemoclap_sb.evaluation.assessment.assess` says.
     """
+    train = splits.rows["train"]
+    if len(train) < 2:
+        raise ExperimentError(f"training set: expected 2 utterances or more, found {len(train)}.")
+    try:
+        train_options = brain.train_loader_options(train)
+    except ValueError as error:
+        raise ExperimentError(f"training set: {error}") from error
     brain.fit(
         brain.hparams.epoch_counter,
         splits.datasets["train"],
         splits.datasets["valid"],
-        train_loader_kwargs=brain.train_loader_options(splits.rows["train"]),
+        train_loader_kwargs=train_options,
         valid_loader_kwargs=brain.evaluation_loader_options(splits.rows["valid"]),
     )
     # Taken now: the evaluation goes back to the best checkpoint, and the history with it.
@@ -281,6 +300,15 @@ def _write(
     if curves:
         print(f"training curves:  {curves}")
     print(f"metrics:          {metrics}")
+
+
+def _keep_script(folder: Path) -> None:
+    """Keep the recipe's script beside its YAML; SpeechBrain keeps this module in its place."""
+    (folder / Path(__file__).name).unlink(missing_ok=True)
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__.py")
+    # Of a program that runs by its package's name there is no script.
+    if script.suffix == ".py" and script.name != "__main__.py":
+        shutil.copy(script, folder)
 
 
 def _without_launch_flag(argv: Sequence[str] | None) -> list[str]:

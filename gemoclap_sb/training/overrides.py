@@ -30,12 +30,12 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     settings = read_settings(path, given)
     check_keys(settings, path, given)
     _check_batch(settings, path, given)
-    of_file = read_settings(path).get("number_of_folds")
-    given = with_manifest(path, given)
-    if settings.get("manifest"):
+    if settings.get("manifest") or given.keys() & {"fold_column", "words"}:
+        given = with_manifest(path, given)
         settings = read_settings(path, given)
     else:
-        _check_folds(settings, path, given, of_file)
+        if "number_of_folds" in given:
+            _check_folds(given["number_of_folds"], path)
         if (classes := _unmerged(settings)) != settings.get("classes"):
             given["classes"] = classes
             settings = read_settings(path, given)
@@ -75,15 +75,13 @@ def _check_batch(settings: Mapping[str, Any], path: str, given: Mapping[str, Any
         )
 
 
-def _check_folds(
-    settings: Mapping[str, Any], path: str, given: Mapping[str, Any], of_file: int | None
-) -> None:
+def _check_folds(asked: int, path: str) -> None:
     """Refuse more folds than the YAML says that its corpus has."""
-    asked = settings.get("number_of_folds")
-    if asked is not None and of_file is not None and asked > of_file:
+    there = read_settings(path).get("number_of_folds")
+    if there is not None and asked > there:
         raise ExperimentError(
-            f"{named('number_of_folds', path, given)}: expected {of_file} or fewer, the folds "
-            f"that the corpus of {path} has; found {asked}."
+            f"--number_of_folds: expected {there} or fewer, the folds that the corpus of {path} "
+            f"has; found {asked}."
         )
 
 

@@ -35,6 +35,7 @@ SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 # Keys that say where and how fast, not what: they are not recorded.
 UNRECORDED = frozenset(
     {"output_folder", "run_folder", "num_workers", "cache_gib", "pretrained_folder", "make_corpus"}
+    | {"valid_batch_size"}
     # Objects whose arguments stand at top level too, or hold paths.
     | {"epoch_counter", "train_logger", "checkpointer", "model", "clap", "modules"}
     # Stands in the prompts.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemoclap_sb.data.manifests import printable
 from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.comparison import FoldScore
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
@@ -75,7 +76,7 @@ def conduct(
         if not options.tables_only:
             failed = run_all(train_script, runs, options.jobs, lambda: _written(write))
     except ExperimentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     print(paths[0].read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))
@@ -131,7 +132,7 @@ def run_all(
             after_each()
         except ExperimentError as error:
             # Others are under way, and the end tries again.
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
 
     failed |= run_folds(waiting, jobs, one_less)
     after_each()

@@ -66,10 +66,6 @@ def test_one_utterance_for_each_of_several_processes_is_a_batch(monkeypatch):
     completed(ROOT / "hparams/emo_scratch.yaml", {"batch_size": 1})
 
 
-def test_a_classifier_may_hear_one_utterance_at_a_time():
-    completed(RAVDESS, {"batch_size": 1})
-
-
 @pytest.mark.parametrize("end", ["train", "cross-validate"])
 def test_nothing_is_made_before(tmp_path, capsys, end):
     argv = tiny_run(tmp_path / "run", data_folder=tmp_path, skip_bad_audio="no", lr="fast")
