@@ -163,7 +163,7 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
             for split in SPLITS
         }
     except LabelError as error:
-        raise LabelError(f"{error} {LABELS}") from error
+        raise LabelError(f"{error}. {LABELS}") from error
     hparams["label_encoders"] = label_encoders(columns, words, rows.values())
     limit = hparams.get("cache_gib")
     cache = AudioCache(limit) if limit else None

@@ -97,7 +97,7 @@ def manifest_preparation(
                 **{key: value for key, value in options.items() if key in _OPTIONS},
             )
         except LabelError as error:
-            raise LabelError(f"{error} {LABELS}") from error
+            raise LabelError(f"{error}. {LABELS}") from error
 
     return prepare, str(hparams.get("data_folder") or manifest.absolute().parent)
 
