@@ -120,6 +120,7 @@ def _quoted(argv: Sequence[str]) -> list[str]:
     for argument in map(os.fspath, argv):
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
+            _check_value(key)
             _check_option(name)
             key = name if name not in _OPTIONS and not equals else None
             if equals and name not in _OPTIONS:
@@ -127,7 +128,14 @@ def _quoted(argv: Sequence[str]) -> list[str]:
         elif key is not None:
             argument, key = _value(key, argument), None
         quoted.append(argument)
+    _check_value(key)
     return quoted
+
+
+def _check_value(waiting: str | None) -> None:
+    """Refuse a key that still waits for its value; it would be null."""
+    if waiting not in (None, "help"):
+        raise ExperimentError(f"--{waiting}: expected a value after it, found none.")
 
 
 def _value(key: str, value: str) -> str:

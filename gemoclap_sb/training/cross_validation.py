@@ -45,12 +45,12 @@ def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
     takes, but ``--fold``, and ``--jobs N`` to run N folds side by side. Returns the exit status:
     0; 2 if it could not start as asked; else that of the fold that failed.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--jobs", type=int, default=1)
-    own, argv = parser.parse_known_args(argv)
     try:
+        own, argv = parser.parse_known_args(argv)
         return cross_validate(train_script, argv, own.jobs)
-    except ExperimentError as error:
+    except (ExperimentError, argparse.ArgumentError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 2
 

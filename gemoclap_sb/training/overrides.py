@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemoclap_sb.data.corpora.ravdess import MERGED
+from gemoclap_sb.data.folds import VALIDATIONS
 from gemoclap_sb.training.keys import OBJECTS, check_keys, is_object, named
 from gemoclap_sb.training.own_manifest import with_manifest
 from gemoclap_sb.training.run_folder import ExperimentError, read_overrides, read_settings
@@ -30,6 +31,8 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     settings = read_settings(path, given)
     check_keys(settings, path, given)
     _check_batch(settings, path, given)
+    if "validation" in given:
+        _check_validation(given["validation"], path)
     if settings.get("manifest") or given.keys() & {"fold_column", "words"}:
         given = with_manifest(path, given)
         settings = read_settings(path, given)
@@ -72,6 +75,15 @@ def _check_batch(settings: Mapping[str, Any], path: str, given: Mapping[str, Any
         raise ExperimentError(
             f"{named('batch_size', path, given)}: expected 2 or more, found 1: an utterance alone "
             "has none to be compared with, and its contrastive loss is 0."
+        )
+
+
+def _check_validation(asked: str, path: str) -> None:
+    """Refuse a way of validation that no corpus has; a recipe of one's own may have its own."""
+    ours = read_settings(path).get("validation") in VALIDATIONS
+    if ours and asked not in VALIDATIONS:
+        raise ExperimentError(
+            f"--validation: expected one of {', '.join(VALIDATIONS)}, found {asked!r}."
         )
 
 

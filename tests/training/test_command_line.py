@@ -72,6 +72,10 @@ def test_speechbrains_options_and_keys_of_the_yaml():
         (["--emotion_templates", "[a=b {}]"], "takes an = in a value apart"),
         (["--seed", "1", "--seed", "2"], "each key once"),
         (["--seed", "[1"], "expected --key value"),
+        (["--classes"], "--classes: expected a value after it, found none"),
+        (["--classes", "--seed", "1"], "--classes: expected a value after it, found none"),
+        (["extra"], "expected --key value"),
+        (["--", "--seed", "1"], "write the option out"),
     ],
 )
 def test_what_cannot_be_is_one_line(options, said, capsys):
@@ -98,3 +102,9 @@ def test_options_that_stand_in_the_yaml_are_looked_at_too():
         checked_run_options(run_opts, {"precision": "foo"})
     _, run_opts, _ = parse_arguments([FILE, "--precision", "fp32"])
     checked_run_options(run_opts, {"precision": "foo"})
+
+
+def test_help_lists_speechbrains_options(capsys):
+    with pytest.raises(SystemExit) as raised:
+        parse_arguments(["--help"])
+    assert raised.value.code == 0 and "--precision" in capsys.readouterr().out

@@ -49,6 +49,7 @@ def test_calm_is_merged_without_being_named_twice(name):
         ("emo_wavlm", {"freeze_audio": "no"}, "--freeze_audio: expected True or False"),
         ("ravdess_scratch", {"number_of_folds": 10}, "--number_of_folds: expected 5 or fewer"),
         ("ravdess_scratch", {"fold": 9}, "--fold: expected 1 to 5, found 9"),
+        ("emo_scratch", {"validation": "foo"}, "--validation: expected one of random, speaker"),
         ("emo_scratch", {"batch_size": 1}, "--batch_size: expected 2 or more, found 1"),
         ("emo_scratch", {"batch_size": "x"}, "--batch_size: expected a whole number"),
         ("emo_scratch", {"objective": "x"}, "--objective: expected an object"),
@@ -99,3 +100,10 @@ def test_a_yaml_that_is_none(tmp_path, capsys, monkeypatch, content, said):
     out, err = capsys.readouterr()
     assert said in err and (out, err.count("\n")) == ("", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+
+
+@pytest.mark.parametrize("jobs", ["0", "x", "-1", "1.5"])
+def test_jobs(tmp_path, capsys, jobs):
+    assert cross_validation.main(None, [*tiny_run(tmp_path / "run"), "--jobs", jobs]) == 2
+    out, err = capsys.readouterr()
+    assert "--jobs: " in err and (out, err.count("\n")) == ("", 1)

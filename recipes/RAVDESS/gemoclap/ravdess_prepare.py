@@ -4,9 +4,9 @@
 python ravdess_prepare.py /corpora/RAVDESS results/fold1 --fold 1
 """
 
-from gemoclap_sb.data.corpora.ravdess import main, prepare_ravdess
+from gemoclap_sb.data.corpora.ravdess import FOLDS, VALIDATIONS, main, prepare_ravdess
 
-__all__ = ["prepare_ravdess"]
+__all__ = ["FOLDS", "VALIDATIONS", "prepare_ravdess"]
 
 if __name__ == "__main__":
     main()

@@ -4,9 +4,9 @@
 python nemo_prepare.py /corpora/nEMO results/fold1 --fold 1
 """
 
-from gemoclap_sb.data.corpora.nemo import main, prepare_nemo
+from gemoclap_sb.data.corpora.nemo import FOLDS, VALIDATIONS, main, prepare_nemo
 
-__all__ = ["prepare_nemo"]
+__all__ = ["FOLDS", "VALIDATIONS", "prepare_nemo"]
 
 if __name__ == "__main__":
     main()
