@@ -175,8 +175,9 @@ KEYS: dict[str, Kind] = {
     "frequency_mask_bands": whole(1),
     "cache_gib": either(NULL, RATE),
     # Training
-    **dict.fromkeys(("number_of_epochs", "batch_size"), whole(1)),
-    **dict.fromkeys(("valid_batch_size", "pool_batches"), whole(1)),
+    # None only of a model that a pretrainer loads.
+    "number_of_epochs": whole(0),
+    **dict.fromkeys(("batch_size", "valid_batch_size", "pool_batches"), whole(1)),
     **dict.fromkeys(("lr", "weight_decay"), RATE),
     **dict.fromkeys(("lr_audio", "lr_text"), either(NULL, RATE)),
     "warmup": SHARE_BELOW_ONE,

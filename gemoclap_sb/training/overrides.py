@@ -31,6 +31,7 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     settings = read_settings(path, given)
     check_keys(settings, path, given)
     _check_batch(settings, path, given)
+    _check_epochs(settings, path, given)
     if "validation" in given:
         _check_validation(given["validation"], path)
     if settings.get("manifest") or given.keys() & {"fold_column", "words"}:
@@ -75,6 +76,15 @@ def _check_batch(settings: Mapping[str, Any], path: str, given: Mapping[str, Any
         raise ExperimentError(
             f"{named('batch_size', path, given)}: expected 2 or more, found 1: an utterance alone "
             "has none to be compared with, and its contrastive loss is 0."
+        )
+
+
+def _check_epochs(settings: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> None:
+    """Refuse to test weights that nobody has trained."""
+    if settings.get("number_of_epochs") == 0 and not settings.get("pretrainer"):
+        raise ExperimentError(
+            f"{named('number_of_epochs', path, given)}: expected 1 or more, for without a "
+            "pretrainer the weights are untrained; found 0."
         )
 
 

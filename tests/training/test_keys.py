@@ -59,7 +59,7 @@ def test_every_key_refuses_something_in_one_line(key):
         ("alpha_e", math.nan),
         ("hop_ms", 0),
         ("pool_batches", 0),
-        ("number_of_epochs", 0),
+        ("number_of_epochs", -1),
         ("fold", 0),
         ("lr", math.inf),
         ("lr", "1e-4x"),

@@ -50,6 +50,7 @@ def test_calm_is_merged_without_being_named_twice(name):
         ("ravdess_scratch", {"number_of_folds": 10}, "--number_of_folds: expected 5 or fewer"),
         ("ravdess_scratch", {"fold": 9}, "--fold: expected 1 to 5, found 9"),
         ("emo_scratch", {"validation": "foo"}, "--validation: expected one of random, speaker"),
+        ("emo_scratch", {"number_of_epochs": 0}, "--number_of_epochs: expected 1 or more"),
         ("emo_scratch", {"batch_size": 1}, "--batch_size: expected 2 or more, found 1"),
         ("emo_scratch", {"batch_size": "x"}, "--batch_size: expected a whole number"),
         ("emo_scratch", {"objective": "x"}, "--objective: expected an object"),
