@@ -92,9 +92,9 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     ``--fold`` is given, or a finished fold has other settings.
     """
     hparams_file, run_opts, overrides = parse_arguments(argv)
-    given = completed(hparams_file, overrides)
-    if "fold" in given:
+    if "fold" in overrides:
         raise ExperimentError("cross-validation runs all folds: leave --fold out.")
+    given = completed(hparams_file, overrides)
     if "--debug" in argv:
         raise ExperimentError("a debug run has no result to sum up: run train.py with --debug.")
     settings = read_settings(hparams_file, given)
