@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 
-from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import read_settings
 from tests.run_folders import ROOT
 
@@ -36,7 +36,7 @@ def test_your_own_corpus(tmp_path, monkeypatch):
     given = dict(zip(options[::2], options[1::2], strict=True))
     assert int(given.pop("--jobs")) > 1
     given = {name.removeprefix("--"): int(v) if v.isdecimal() else v for name, v in given.items()}
-    settings = read_settings(experiment, with_manifest(experiment, given))
+    settings = read_settings(experiment, completed(experiment, given))
     assert settings["number_of_folds"] == 3
     assert f"export {settings['output_folder']} " in "\n".join(commands)
     [prompts] = settings["prompts"].values()

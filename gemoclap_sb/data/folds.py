@@ -21,6 +21,16 @@ from gemoclap_sb.files import file_digest
 VALIDATIONS = ("random", "speaker", "session", "development", "test")
 
 
+def needed_columns(fold_column: str, validation: str) -> list[str]:
+    """Columns that a split reads; speakers where it goes by them.
+
+    >>> needed_columns("session", "random"), needed_columns("session", "speaker")[-1]
+    (['ID', 'wav', 'emotion', 'session'], 'spk_id')
+    """
+    speakers = ["spk_id"] if validation in ("speaker", "development") else []
+    return list(dict.fromkeys(["ID", "wav", "emotion", fold_column, *speakers]))
+
+
 def assign_folds(
     rows: Iterable[Row], column: str, number_of_folds: int | None = None
 ) -> dict[str, int]:
@@ -80,7 +90,7 @@ def prepare_manifest(
 ) -> dict[str, Any]:
     r"""Write ``train.csv``, ``valid.csv`` and ``test.csv`` of one fold of a manifest.
 
-    ``session`` in them is the number of the fold that tests on the row. ``gender`` and
+    ``session`` in them is the number of the fold that tests on the row. ``spk_id``, ``gender`` and
     ``transcript`` are empty where the manifest has no such column; further columns are kept.
     With the same arguments and the same manifest nothing is done again.
 
@@ -93,7 +103,8 @@ def prepare_manifest(
     fold : int
         From 1.
     manifest : str or os.PathLike
-        A CSV file with at least ``ID``, ``wav``, ``emotion``, ``spk_id`` and the fold column.
+        A CSV file with at least ``ID``, ``wav``, ``emotion`` and the fold column; with ``spk_id``
+        where speakers are held out for validation.
     fold_column, number_of_folds
         See `assign_folds`.
     classes, skip_bad_audio
@@ -128,7 +139,7 @@ def prepare_manifest(
     ['z0', 'z1']
     """
     path = Path(os.path.abspath(manifest))
-    cells_of = read_cells(path, dict.fromkeys(("ID", "wav", "emotion", "spk_id", fold_column)))
+    cells_of = read_cells(path, needed_columns(fold_column, validation))
     fold_of = assign_folds(cells_of, fold_column, number_of_folds)
     folds = sorted(set(fold_of.values()))
     arguments = {
@@ -176,7 +187,7 @@ def _row(name: str, cells: Mapping[str, Any], root: Path, fold: int) -> dict[str
         "ID": name,
         "duration": round(cells["duration"], 6),
         "wav": f"$data_root/{wav.relative_to(root).as_posix()}" if inside else str(wav),
-        "spk_id": cells["spk_id"],
+        "spk_id": cells.get("spk_id", ""),
         "gender": cells.get("gender", ""),
         "emotion": cells["emotion"],
         "session": str(fold),

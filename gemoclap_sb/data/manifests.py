@@ -17,13 +17,10 @@ the first batch is made.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +28,26 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from gemoclap_sb.data.audio import AudioError, check_audio
+from gemoclap_sb.data.csv_rows import (
+    COLUMNS,
+    LabelError,
+    ManifestError,
+    Record,
+    is_control,
+    printable,
+    read_records,
+)
 from gemoclap_sb.files import atomic_path
 
 logger = get_logger(__name__)
 
-COLUMNS = ("ID", "duration", "wav", "spk_id", "gender", "emotion", "session", "transcript")
-
 # SpeechBrain takes every such word in every column for a variable.
 _VARIABLE = re.compile(r"\$([\w.]+)")
 _DATA_ROOT = "data_root"
+_FORMULA = ("=", "+", "-", "@")
 _MOST_PROBLEMS_SHOWN = 20
 _FILES_WORTH_A_PROGRESS_BAR = 500
 _DURATION_TOLERANCE_SECONDS = 0.1
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be used as it is; the message names file and row."""
 
 
 def clean_text(text: str) -> str:
@@ -60,7 +61,7 @@ def clean_text(text: str) -> str:
     >>> clean_text("  It costs $50,\tyou\0 know.\r\n")
     'It costs $ 50, you know.'
     """
-    printable = "".join(" " if _is_control(character) else character for character in text)
+    printable = "".join(" " if is_control(character) else character for character in text)
     return _VARIABLE.sub(r"$ \1", " ".join(printable.split()))
 
 
@@ -109,7 +110,7 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
             earlier = list(cells).index(values[0]) + 1
             raise ManifestError(f"{where} has the same ID as row {earlier}.")
         for name, value in zip(columns, values, strict=True):
-            if any(map(_is_control, value)):
+            if any(map(is_control, value)):
                 raise ManifestError(
                     f"{where}: {name} has a line break or a control character: {value!r}. "
                     "clean_text removes them."
@@ -151,7 +152,7 @@ def read_manifest(
         warning each, instead of raising. Every file is decoded.
     required : collection of str
         Columns that must be there, besides ``ID``, ``wav`` and those of ``classes``. Without
-        a ``duration`` column it comes from the header.
+        a ``duration`` it comes from the audio.
 
     Returns
     -------
@@ -182,11 +183,13 @@ def read_manifest(
     """
     path = Path(path)
     classes = dict(classes or {})
-    records, problems = _read_records(path, {"ID", "wav", *required, *classes})
+    records, problems = read_records(path, {"ID", "wav", *required, *classes})
     _check_data_root(path, records, data_root)
-    first: dict[str, _Record] = {}
+    unlabelled = list(_unknown_labels(records, classes))
+    problems += unlabelled
+    first: dict[str, Record] = {}
     for record in records:
-        found = list(_check_cells(record, classes, data_root))
+        found = list(_check_cells(record, data_root))
         beside = path.parent / record.cells["wav"]
         if record.has_path and beside.exists():
             record.cells["wav"] = str(beside)
@@ -198,9 +201,11 @@ def read_manifest(
     unusable, false_durations = _check_files(path, records, decode=skip_bad_audio)
     problems += false_durations if skip_bad_audio else [*unusable, *false_durations]
     if problems:
-        raise ManifestError(_summary(path, problems))
+        kind = LabelError if unlabelled else ManifestError
+        raise kind(_summary(path, problems))
     for line in unusable:
         logger.warning("%s, %s Left out.", path, line)
+    _warn_of_formulas(path, records, ("ID", *classes))
     # SpeechBrain provides the ID itself, under the key "id".
     rows = {
         name: {key: value for key, value in record.cells.items() if key != "ID"}
@@ -229,7 +234,7 @@ def read_cells(path: str | os.PathLike, filled: Collection[str]) -> list[dict[st
     ['neu', 'ang']
     """
     path = Path(path)
-    records, problems = _read_records(path, filled)
+    records, problems = read_records(path, filled)
     for record in records:
         problems += [
             f"{record.where}: the {name} is empty" for name in filled if not record.cells[name]
@@ -239,70 +244,8 @@ def read_cells(path: str | os.PathLike, filled: Collection[str]) -> list[dict[st
     return [record.cells for record in records]
 
 
-@dataclass
-class _Record:
-    """The cells of one row and where it stands in its file."""
-
-    cells: dict[str, Any]
-    where: str
-    has_path: bool = True
-    usable: bool = True
-
-
-def _read_records(path: Path, wanted: Collection[str]) -> tuple[list[_Record], list[str]]:
-    """Read the rows as they stand, and say which do not fit the first line."""
-    if not path.is_file():
-        raise ManifestError(f"Manifest {path} is missing.")
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first name.
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            f"{path} is not UTF-8 (byte {error.start}). Save it as a CSV file in UTF-8."
-        ) from error
-    # skipinitialspace, as SpeechBrain reads it.
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
-    header = next(reader, [])
-    _check_header(path, header, wanted)
-    records: list[_Record] = []
-    problems: list[str] = []
-    number, line = 0, reader.line_num + 1
-    for values in reader:
-        if values:
-            number += 1
-            if len(values) == len(header):
-                cells = dict(zip(header, map(str.strip, values), strict=True))
-                records.append(_Record(cells, f"row {number} (line {line}), ID {cells['ID']!r}"))
-            else:
-                problems.append(
-                    f"row {number} (line {line}), which begins with {values[0]!r}: expected "
-                    f"{len(header)} cells as in the first line, found {len(values)}. A value with "
-                    "a comma must stand in quotes"
-                )
-        line = reader.line_num + 1
-    if number == 0:
-        raise ManifestError(f"{path} has no rows below its first line.")
-    return records, problems
-
-
-def _check_header(path: Path, header: list[str], wanted: Collection[str]) -> None:
-    in_order = dict.fromkeys([*(name for name in COLUMNS if name in wanted), *wanted])
-    if missing := [name for name in in_order if name not in header]:
-        hint = " Columns must be separated by commas." if len(header) == 1 else ""
-        raise ManifestError(
-            f"{path}: missing column {', '.join(missing)}. Found the columns "
-            f"{', '.join(header) or 'none'}.{hint}"
-        )
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
-        raise ManifestError(f"{path}: column {', '.join(repeated)} appears more than once.")
-    if "id" in header:
-        raise ManifestError(
-            f"{path}: SpeechBrain reserves the column name 'id'. Rename it; 'ID' stays."
-        )
-
-
 def _check_data_root(
-    path: Path, records: list[_Record], data_root: str | os.PathLike | None
+    path: Path, records: list[Record], data_root: str | os.PathLike | None
 ) -> None:
     rooted = [record for record in records if f"${_DATA_ROOT}" in record.cells["wav"]]
     if rooted and (data_root is None or not Path(data_root).is_dir()):
@@ -314,11 +257,20 @@ def _check_data_root(
         )
 
 
-def _check_cells(
-    record: _Record,
-    classes: Mapping[str, Collection[str]],
-    data_root: str | os.PathLike | None,
-) -> Iterator[str]:
+def _unknown_labels(records: list[Record], classes: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Yield a line for each label that is not allowed, however many rows have it."""
+    for name, allowed in classes.items():
+        rows: dict[str, list[Record]] = {}
+        for record in records:
+            if record.cells[name] not in allowed:
+                rows.setdefault(record.cells[name], []).append(record)
+        for label, of in rows.items():
+            more = f" and {len(of) - 1} more rows" if len(of) > 1 else ""
+            expected = ", ".join(map(str, allowed))
+            yield f"{of[0].where}{more}: {name} is {label!r}, expected one of {expected}"
+
+
+def _check_cells(record: Record, data_root: str | os.PathLike | None) -> Iterator[str]:
     """Yield what is wrong with a row, its audio aside, and give its cells their final values."""
     cells = record.cells
     unknown = _unknown_variables(cells["wav"])
@@ -329,21 +281,18 @@ def _check_cells(
         yield "the wav is empty"
     if unknown:
         yield f"wav {cells['wav']!r} has ${unknown[0]}; only $data_root is replaced"
-    for name, allowed in classes.items():
-        if cells[name] not in allowed:
-            yield f"{name} is {cells[name]!r}, expected one of {', '.join(map(str, allowed))}"
     if data_root is not None:
         replaced = {_DATA_ROOT: str(data_root)}
         for name, value in cells.items():
             cells[name] = _VARIABLE.sub(lambda match: replaced.get(match[1], match[0]), value)
 
 
-def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list[str], list[str]]:
+def _check_files(path: Path, records: list[Record], decode: bool) -> tuple[list[str], list[str]]:
     """Check every audio file, mark the unusable, and compare durations with the audio's."""
     unusable, problems, differing = [], [], []
     progress = tqdm(
         [record for record in records if record.has_path],
-        desc=f"checking the audio of {path.name}",
+        desc=f"checking the audio of {printable(path.name)}",
         # None: on a terminal only, so that log files stay readable.
         disable=True if len(records) < _FILES_WORTH_A_PROGRESS_BAR else None,
     )
@@ -357,7 +306,7 @@ def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list
             unusable.append(f"{record.where}: {error}{started}")
             record.usable = False
             continue
-        stated = record.cells.get("duration", seconds)
+        stated = record.cells.get("duration") or seconds
         try:
             record.cells["duration"] = float(stated)
         except ValueError:
@@ -380,6 +329,20 @@ def _check_files(path: Path, records: list[_Record], decode: bool) -> tuple[list
     return unusable, problems
 
 
+def _warn_of_formulas(path: Path, records: list[Record], names: Iterable[str]) -> None:
+    """Say which cells a spreadsheet would run; programs need them as they are, and get them so."""
+    cells = [record.cells[name] for record in records for name in names]
+    if formulas := [cell for cell in cells if cell.startswith(_FORMULA)]:
+        logger.warning(
+            "%s: %d IDs or labels begin with one of %s, first %r. They stay so in the CSV files "
+            "that are written, and a spreadsheet takes them for formulas: open them as text.",
+            path,
+            len(formulas),
+            " ".join(_FORMULA),
+            formulas[0],
+        )
+
+
 def _summary(path: Path, problems: list[str]) -> str:
     if len(problems) == 1:
         return f"{path}, {problems[0]}"
@@ -391,8 +354,3 @@ def _summary(path: Path, problems: list[str]) -> str:
 
 def _unknown_variables(value: str) -> list[str]:
     return [word for word in _VARIABLE.findall(value) if word != _DATA_ROOT]
-
-
-def _is_control(character: str) -> bool:
-    # The line breaks that str.splitlines knows besides \n are of these categories too.
-    return unicodedata.category(character) in ("Cc", "Zl", "Zp")

@@ -128,29 +128,34 @@ def decode_text(path: Path, issues: CorpusIssues) -> str:
 
 
 def choose_classes(
-    classes: Sequence[str] | str | None, available: Sequence[str], remark: str = ""
+    classes: Sequence[str] | str | None, available: Sequence[str], merged: Collection[str] = ()
 ) -> list[str]:
     """Check the classes asked for, a list or one string with commas, and put them in order.
 
-    None asks for all that are ``available``, whose order is kept. ValueError, with the
-    ``remark``, for a class that is not among them, or for fewer than two.
+    None asks for all that are ``available``, whose order is kept. Those that are ``merged`` into
+    others are left out. ValueError for a class that is not available, or for fewer than two.
 
     Examples
     --------
     >>> choose_classes("sad, ang", ["ang", "hap", "sad"])
     ['ang', 'sad']
+    >>> choose_classes(None, ["neu", "cal", "sad"], merged={"cal"})
+    ['neu', 'sad']
     """
     if classes is None:
-        return list(available)
+        classes = available
     asked = [name.strip() for name in classes.split(",")] if isinstance(classes, str) else classes
     if unknown := [name for name in asked if name not in available]:
         raise ValueError(
-            f"classes has {', '.join(map(repr, unknown))}; expected some of "
-            f"{', '.join(available)}{remark}."
+            f"classes has {', '.join(map(repr, unknown))}; expected some of {', '.join(available)}."
         )
-    if len(set(asked)) < 2:
-        raise ValueError(f"classes must name at least two classes, found {list(asked)}.")
-    return [name for name in available if name in asked]
+    chosen = [name for name in available if name in asked and name not in merged]
+    if len(chosen) < 2:
+        remark = (
+            f" ({', '.join(merged)} is merged into another)" if set(merged) & set(asked) else ""
+        )
+        raise ValueError(f"classes must name at least two classes, found {list(asked)}{remark}.")
+    return chosen
 
 
 def compare_counts(

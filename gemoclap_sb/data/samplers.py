@@ -30,8 +30,8 @@ class LengthPooledBatchSampler(BatchSampler):
     by length and cut into batches, then the batches of all pools are shuffled. Equal
     lengths stay in shuffled order. Every batch is full except the last of the epoch, whose
     place on the length scale is drawn too, so that no length is favoured by sitting in the
-    short batch. A single utterance left over shares with the batch before it: alone it has
-    nothing to be compared with.
+    short batch. A single utterance left over shares with the batch before it, or makes a third of
+    a batch of two: alone it has nothing to be compared with.
 
     Pass it as ``batch_sampler`` in SpeechBrain's ``train_loader_kwargs``, without
     ``batch_size``, ``shuffle``, ``sampler`` and ``drop_last``. **Call `set_epoch` before
@@ -129,7 +129,7 @@ class LengthPooledBatchSampler(BatchSampler):
         --------
         >>> sampler = LengthPooledBatchSampler(list(range(1, 8)), batch_size=2)
         >>> [len(batch) for batch in sampler.batches(epoch=3)]
-        [2, 2, 2, 1]
+        [2, 2, 3]
         """
         # The pair, not the sum: seed 1 in epoch 2 must differ from seed 2 in epoch 1.
         generator = np.random.default_rng((self.seed, epoch))
@@ -262,6 +262,9 @@ def _step_sizes(count: int, batch_size: int, num_replicas: int) -> list[list[int
     # single utterance: it has nothing to be compared with, and BatchNorm refuses it.
     num_short = 1 if rest >= 2 * num_replicas or num_steps == 1 else 2
     num_full = num_steps - num_short
+    if batch_size == 2 and rest == 1 and num_replicas == 1 and num_steps > 1:
+        # Two batches of three would leave one utterance alone all the same.
+        return [[2]] * (num_steps - 2) + [[3]]
     smaller, larger_batches = divmod(count - num_full * step_size, num_short * num_replicas)
     if smaller == 0:
         raise ValueError(

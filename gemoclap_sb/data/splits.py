@@ -225,7 +225,10 @@ def split_fold(
             f"session {fold}. At least one more session is needed."
         )
     notes = []
-    if shared := sorted({row["spk_id"] for row in test} & {row["spk_id"] for row in rest}):
+    speakers, others = ({row["spk_id"] for row in part} - {""} for part in (test, rest))
+    if not speakers:
+        notes.append("No speakers are named, so none can be said to be on one side only.")
+    if shared := sorted(speakers & others):
         notes.append(
             f"{NOT_INDEPENDENT}: {len(shared)} speakers of the test session ({fold}) are on "
             f"the training side too, first {shared[0]}."

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
-
+from gemoclap_sb.data.manifests import printable
 from gemoclap_sb.evaluation.assessment import assess_pooled
 from gemoclap_sb.evaluation.figures import draw_cross_validation
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
@@ -25,9 +24,10 @@ from gemoclap_sb.evaluation.report import (
 )
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import read_json, write_json, write_text
+from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
 from gemoclap_sb.training.locks import lock_folder
-from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
@@ -47,13 +47,13 @@ def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
     takes, but ``--fold``, and ``--jobs N`` to run N folds side by side. Returns the exit status:
     0; 2 if it could not start as asked; else that of the fold that failed.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--jobs", type=int, default=1)
-    own, argv = parser.parse_known_args(argv)
     try:
+        own, argv = parser.parse_known_args(argv)
         return cross_validate(train_script, argv, own.jobs)
-    except ExperimentError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ExperimentError, argparse.ArgumentError) as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
 
 
@@ -100,13 +100,14 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     ``called`` is what messages call this run, where there are several. ExperimentError if
     ``--fold`` is given, a finished fold has other settings, or another process is at work there.
     """
-    hparams_file, run_opts, overrides = sb.parse_arguments(list(argv))
-    given = with_manifest(hparams_file, overrides)
-    if "fold" in given:
+    hparams_file, run_opts, overrides = parse_arguments(argv)
+    if "fold" in overrides:
         raise ExperimentError("cross-validation runs all folds: leave --fold out.")
+    given = completed(hparams_file, overrides)
     if "--debug" in argv:
         raise ExperimentError("a debug run has no result to sum up: run train.py with --debug.")
     settings = read_settings(hparams_file, given)
+    checked_run_options(run_opts, settings)
     manifests = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]
     if manifests:
         raise ExperimentError(

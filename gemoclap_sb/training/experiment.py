@@ -8,9 +8,11 @@ else.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +30,7 @@ from gemoclap_sb.data.audio import AudioError
 from gemoclap_sb.data.contents import check_overlaps, left_out_rows, rows_digest, same_rows
 from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
-from gemoclap_sb.data.manifests import COLUMNS, ManifestError, read_manifest
+from gemoclap_sb.data.manifests import LabelError, ManifestError, printable, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.predictions import Predictions
@@ -37,10 +39,13 @@ from gemoclap_sb.files import kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training.checkpoint_files import weights_digest
+from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.launch import join_group, without_launch_flag
 from gemoclap_sb.training.locks import lock_folder
-from gemoclap_sb.training.own_manifest import manifest_preparation, with_manifest
+from gemoclap_sb.training.overrides import check_objects, completed
+from gemoclap_sb.training.own_manifest import LABELS, manifest_preparation
+from gemoclap_sb.training.resources import OutOfResources, told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, write_files
 from gemoclap_sb.training.run_folder import (
     ExperimentError,
@@ -110,12 +115,16 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
     Returns
     -------
     int
-        Exit status: 0, or 2 if the experiment could not start as asked.
+        Exit status: 0; 1 if memory or disk did not do, and the same command can go on from
+        there; 2 if the experiment could not start as asked.
     """
     try:
         run_experiment(prepare, argv)
+    except OutOfResources as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1
     except (ExperimentError, ManifestError, AudioError, SourceError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -128,21 +137,21 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     not as described.
     """
     run = open_run(argv)
-    try:
+    with closing(run), told_resources(run.hparams, run.folder):
         splits = load_splits(run, prepare)
         brain = build_brain(run)
         history, assessment = fit_and_test(brain, splits)
         return write_result(run, splits, brain, history, assessment)
-    finally:
-        run.close()
 
 
 def open_run(argv: Sequence[str] | None) -> Run:
     """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
-    hparams_file, run_opts, overrides = sb.parse_arguments(without_launch_flag(argv))
-    overrides = with_manifest(hparams_file, overrides)
+    hparams_file, run_opts, overrides = parse_arguments(without_launch_flag(argv))
+    overrides = completed(hparams_file, overrides)
     settings = read_settings(hparams_file, overrides)
+    check_objects(settings, hparams_file)
+    run_opts = checked_run_options(run_opts, settings)
     if run_opts.debug and run_opts.debug_persistently:
         raise ExperimentError(
             "--debug_persistently would leave checkpoints of a few batches where a run has its "
@@ -161,10 +170,12 @@ def open_run(argv: Sequence[str] | None) -> Run:
         with open(hparams_file, encoding="utf-8") as stream:
             try:
                 hparams = load_hyperpyyaml(stream, overrides)
-            except (TypeError, ValueError, OSError) as error:
+            except (TypeError, ValueError, OSError, ImportError, AttributeError) as error:
                 raise ExperimentError(f"{hparams_file}: {error}") from error
         try:
             sb.create_experiment_directory(folder, hparams_file, overrides)
+            if lock:
+                _keep_script(folder)
         except OSError as error:
             raise ExperimentError(f"--output_folder: {error}") from error
         return Run(hparams_file, hparams, run_opts, folder, started, options, recorded, lock)
@@ -181,16 +192,7 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
     with kept_on_error(run.folder / "manifests"):
         manifests = _manifests(hparams, prepare, columns)
-        rows = {
-            split: read_manifest(
-                manifests[f"{split}_csv"],
-                data_root=manifests["data_root"],
-                classes={name: list(words[name]) for name in columns if name in words},
-                skip_bad_audio=hparams["skip_bad_audio"],
-                required=(*COLUMNS, *columns),
-            )
-            for split in SPLITS
-        }
+        rows = _read_splits(manifests, hparams, columns)
         contents = {
             split: {"rows": len(of), "sha256": rows_digest(of, manifests["data_root"])}
             for split, of in rows.items()
@@ -220,6 +222,26 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
         for split in SPLITS
     }
     return Splits(rows, datasets, validation, notes, left_out, contents)
+
+
+def _read_splits(
+    manifests: Mapping, hparams: Mapping, columns: Sequence[str]
+) -> dict[str, dict[str, dict]]:
+    """Read the manifests and check their audio: rows by split and ID."""
+    words = hparams["prompts"].words
+    try:
+        return {
+            split: read_manifest(
+                manifests[f"{split}_csv"],
+                data_root=manifests["data_root"],
+                classes={name: list(words[name]) for name in columns if name in words},
+                skip_bad_audio=hparams["skip_bad_audio"],
+                required=columns,
+            )
+            for split in SPLITS
+        }
+    except LabelError as error:
+        raise LabelError(f"{error}. {LABELS}") from error
 
 
 def build_brain(run: Run) -> GEmoCLAPBrain:
@@ -274,6 +296,13 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
     Returns a record per epoch, and what `gemoclap_sb.evaluation.assessment.assess` says.
     ExperimentError if the model was never trained, or for more epochs than are asked for.
     """
+    train = splits.rows["train"]
+    if len(train) < 2:
+        raise ExperimentError(f"training set: expected 2 utterances or more, found {len(train)}.")
+    try:
+        train_options = brain.train_loader_options(train)
+    except ValueError as error:
+        raise ExperimentError(f"training set: {error}") from error
     checkpointer = brain.checkpointer
     if brain.test_only and checkpointer is not None:
         # For its history: the evaluation goes back to the best.
@@ -282,7 +311,7 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
         brain.hparams.epoch_counter,
         splits.datasets["train"],
         splits.datasets["valid"],
-        train_loader_kwargs=brain.train_loader_options(splits.rows["train"]),
+        train_loader_kwargs=train_options,
         valid_loader_kwargs=brain.evaluation_loader_options(splits.rows["valid"]),
     )
     # Taken now: the evaluation goes back to the best checkpoint, and the history with it.
@@ -346,6 +375,15 @@ def write_result(
         ddp_barrier()
         torch.distributed.destroy_process_group()
     return result
+
+
+def _keep_script(folder: Path) -> None:
+    """Keep the recipe's script beside its YAML; SpeechBrain keeps this module in its place."""
+    (folder / Path(__file__).name).unlink(missing_ok=True)
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__.py")
+    # Of a program that runs by its package's name there is no script.
+    if script.suffix == ".py" and script.name != "__main__.py":
+        shutil.copy(script, folder)
 
 
 def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]) -> dict:

@@ -2,20 +2,22 @@
 
 Side by side each fold has its share of the cores, since threads of several trainings on
 the same cores wait for each other, and its output goes to a file in its folder. Folds of several
-runs wait in one queue, so that no core idles at the end of each run.
+runs wait in one queue, so that no core idles at the end of each run. No fold outlives this process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,6 +26,10 @@ COULD_NOT_START = 2
 _TAIL_LINES, _TAIL_BYTES = 20, 16384
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 10.0
+_ENDING = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+]
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Fold:
 
 
 Finished = Callable[[Fold], object]
+Running = dict[Fold, subprocess.Popen]
 
 
 def run_folds(
@@ -70,14 +77,24 @@ def run_folds(
     dict[str, int]
         ``Fold.run`` of each run that failed, and the exit status of its first fold that did.
     """
-    if jobs > 1:
-        return _side_by_side(folds, jobs, finished)
+    running: Running = {}
+    with _ended_together(running):
+        run = _one_by_one if jobs == 1 else _side_by_side
+        return run(folds, jobs, finished, running)
+
+
+def _one_by_one(
+    folds: Sequence[Fold], jobs: int, finished: Finished, running: Running
+) -> dict[str, int]:
     failed: dict[str, int] = {}
     for fold in folds:
         if fold.run in failed:
             continue
         print(f"{fold}: {fold.folder}", flush=True)
-        if status := subprocess.run(fold.command, env=environment_for(1)).returncode:
+        running[fold] = _started(fold, environment_for(jobs))
+        status = running[fold].wait()
+        del running[fold]
+        if status:
             print(_failure(fold, status), file=sys.stderr)
             failed[fold.run] = status
         else:
@@ -85,10 +102,11 @@ def run_folds(
     return failed
 
 
-def _side_by_side(folds: Sequence[Fold], jobs: int, finished: Finished) -> dict[str, int]:
+def _side_by_side(
+    folds: Sequence[Fold], jobs: int, finished: Finished, running: Running
+) -> dict[str, int]:
     waiting = list(folds)
     failed: dict[str, int] = {}
-    running: dict[Fold, subprocess.Popen] = {}
     ended: list[Fold] = []
     environment = environment_for(jobs)
 
@@ -97,17 +115,13 @@ def _side_by_side(folds: Sequence[Fold], jobs: int, finished: Finished) -> dict[
         failed.setdefault(fold.run, status)
         waiting[:] = [other for other in waiting if other.run != fold.run]
 
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGTERM, before)
-        # None: on a terminal only, where the lines below are printed above it.
-        bar = stack.enter_context(tqdm(total=len(folds), desc="folds", disable=None))
-        stack.callback(_end, running)
+    # None: on a terminal only, where the lines below are printed above it.
+    with tqdm(total=len(folds), desc="folds", disable=None) as bar:
         while running or waiting or ended:
             while waiting and len(running) < jobs:
                 fold = waiting.pop(0)
                 try:
-                    running[fold] = _start(fold, environment)
+                    running[fold] = _logged(fold, environment)
                 except OSError as error:
                     fail(fold, COULD_NOT_START, f"{fold} could not start: {error}")
                 else:
@@ -130,6 +144,27 @@ def _side_by_side(folds: Sequence[Fold], jobs: int, finished: Finished) -> dict[
     return failed
 
 
+@contextmanager
+def _ended_together(running: Running) -> Iterator[None]:
+    """Have signals that end this process end what it runs, at once, and say what to do."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    # What a shell or nohup lets a process ignore stays ignored.
+    heeded = [n for n in _ENDING if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, end) for number in heeded}
+    try:
+        yield
+    except SystemExit:
+        print("ended; the same command goes on from there.", file=sys.stderr)
+        raise
+    finally:
+        _end(running)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def environment_for(jobs: int) -> Mapping[str, str]:
     """Environment of one of so many jobs: huge pages, and of several each its share of the cores.
 
@@ -144,16 +179,26 @@ def environment_for(jobs: int) -> Mapping[str, str]:
     return environment
 
 
-def _start(fold: Fold, environment: Mapping[str, str]) -> subprocess.Popen:
+def _logged(fold: Fold, environment: Mapping[str, str]) -> subprocess.Popen:
+    """Start a fold whose output goes to its log."""
     _log(fold).parent.mkdir(parents=True, exist_ok=True)
     with open(_log(fold), "ab") as log:
-        return subprocess.Popen(
-            fold.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
+        streams = {"stdout": log, "stderr": subprocess.STDOUT}
+        return _started(fold, environment, stdin=subprocess.DEVNULL, **streams)
+
+
+def _started(fold: Fold, environment: Mapping[str, str], **streams: Any) -> subprocess.Popen:
+    """Start a fold; on Linux it ends when this process does, even by SIGKILL."""
+    dying = _end_with_parent if _PRCTL is not None else None
+    return subprocess.Popen(fold.command, env=environment, preexec_fn=dying, **streams)
+
+
+# Looked up here, since after the fork as little as can be is to be done.
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(running: Mapping[Fold, subprocess.Popen]) -> None:

@@ -13,15 +13,18 @@ from typing import Any
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from gemoclap_sb.data.folds import assign_folds, prepare_manifest
-from gemoclap_sb.data.manifests import ManifestError, read_cells
+from gemoclap_sb.data.folds import assign_folds, needed_columns, prepare_manifest
+from gemoclap_sb.data.manifests import LabelError, ManifestError, read_cells
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.data.words import Words, check_words, own_words, read_words
 from gemoclap_sb.training.run_folder import ExperimentError, read_overrides, read_settings
 
 _OPTIONS = frozenset({"validation", "seed", "valid_fraction", "valid_session", "valid_speakers"})
 _SPEAKER = "spk_id"
-_COLUMNS = ("ID", "wav", "emotion", _SPEAKER)
+LABELS = (
+    "Labels of your own are named by --words words.yaml, which goes with --manifest, or by the "
+    "prompts of the YAML."
+)
 
 
 def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -57,8 +60,6 @@ def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict
             f"--{twice[0]}: {settings['words']} has heads, from which weights follow. Give one."
         )
     own = {"number_of_folds": len(folds), "prompts": _prompts(words), **_heads(words, settings)}
-    if "num_classes" in settings:
-        own["num_classes"] = len(words.words["emotion"])
     recursive_update(given, own)
     _check_prompts(hparams_file, given, settings)
     return given
@@ -83,17 +84,20 @@ def manifest_preparation(
     classes = {name: list(words[name]) for name in columns if name in words}
 
     def prepare(data_folder: str, save_folder: str, fold: int, **options: Any) -> Mapping:
-        return prepare_manifest(
-            data_folder,
-            save_folder,
-            fold,
-            manifest=manifest,
-            fold_column=hparams["fold_column"],
-            number_of_folds=_groups(hparams),
-            classes=classes,
-            skip_bad_audio=hparams["skip_bad_audio"],
-            **{key: value for key, value in options.items() if key in _OPTIONS},
-        )
+        try:
+            return prepare_manifest(
+                data_folder,
+                save_folder,
+                fold,
+                manifest=manifest,
+                fold_column=hparams["fold_column"],
+                number_of_folds=_groups(hparams),
+                classes=classes,
+                skip_bad_audio=hparams["skip_bad_audio"],
+                **{key: value for key, value in options.items() if key in _OPTIONS},
+            )
+        except LabelError as error:
+            raise LabelError(f"{error}. {LABELS}") from error
 
     return prepare, str(hparams.get("data_folder") or manifest.absolute().parent)
 
@@ -106,7 +110,7 @@ def _check_options(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Non
         raise ExperimentError(
             f"{foreign[0]} is an option of the recipe's own corpus; it does nothing for --manifest."
         )
-    if not Path(settings["manifest"]).is_file():
+    if not Path(settings["manifest"]).exists():
         raise ExperimentError(
             f"--manifest: no file {settings['manifest']} (seen from {Path.cwd()})."
         )
@@ -114,16 +118,18 @@ def _check_options(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Non
 
 def _read(settings: Mapping[str, Any]) -> list[dict[str, str]]:
     """Read the manifest without its audio."""
-    manifest, column = settings["manifest"], str(settings["fold_column"])
+    manifest, column = settings["manifest"], settings["fold_column"]
     try:
-        present = list(read_cells(manifest, _COLUMNS)[0])
+        present = list(read_cells(manifest, ("ID", "wav", "emotion"))[0])
         if column not in present:
             raise ExperimentError(
                 f"{manifest} has no column {column} to make folds of (its columns: "
                 f"{', '.join(present)}). Name another with --fold_column; --fold_column {_SPEAKER} "
                 "--number_of_folds K makes K groups of speakers."
             )
-        return read_cells(manifest, dict.fromkeys((*_COLUMNS, column)))
+        # A preparation has a way of validation unless it is told one.
+        validation = (settings.get("prepare_options") or {}).get("validation", "random")
+        return read_cells(manifest, needed_columns(column, validation))
     except ManifestError as error:
         raise ExperimentError(str(error)) from error
 

@@ -40,6 +40,7 @@ SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 # Keys that say where and how fast, not what: they are not recorded.
 UNRECORDED = frozenset(
     {"output_folder", "run_folder", "num_workers", "cache_gib", "pretrained_folder", "make_corpus"}
+    | {"valid_batch_size"}
     # Objects whose arguments stand at top level too, or hold paths.
     | {"epoch_counter", "train_logger", "checkpointer", "model", "clap", "modules"}
     # Stands in the prompts.
@@ -98,7 +99,12 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
     if not path.is_file():
         raise ExperimentError(f"no hyperparameter file {path} (seen from {Path.cwd()}).")
     given = read_overrides(overrides) if isinstance(overrides, str) else overrides
-    known = YAML().load(path.read_text(encoding="utf-8"))
+    try:
+        known = YAML().load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ExperimentError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(known, dict):
+        raise ExperimentError(f"{path}: expected a YAML of keys and values, found {known!r:.80}.")
     unknown = [key for key in given or {} if key not in known]
     if unknown:
         raise ExperimentError(
@@ -107,8 +113,8 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
     with path.open(encoding="utf-8") as stream:
         try:
             resolved = resolve_references(stream, given or None)
-        except (ValueError, KeyError) as error:
-            raise ExperimentError(f"{path}: {error}") from error
+        except (ValueError, KeyError, TypeError, OSError, YAMLError) as error:
+            raise ExperimentError(f"{path}: {' '.join(str(error).split())}") from error
     tree = YAML().load(StringIO(resolved.getvalue()))
     return {key: _plain(value) for key, value in tree.items()}
 
@@ -340,6 +346,7 @@ def _plain(value: object) -> object:
     elif isinstance(value, bool) or value is None:
         plain = value
     else:
-        kind = next(kind for kind in (int, float, str) if isinstance(value, kind))
-        plain = kind(value)
+        # A date stays one; a check of the keys tells of it.
+        kind = next((kind for kind in (int, float, str) if isinstance(value, kind)), None)
+        plain = kind(value) if kind else value
     return {tag: plain} if tag is not None and tag.startswith("!") else plain

@@ -17,20 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
-
+from gemoclap_sb.data.manifests import printable
 from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.comparison import FoldScore
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES
 from gemoclap_sb.files import read_json
 from gemoclap_sb.training import cross_validation
+from gemoclap_sb.training.command_line import parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
-from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
     ExperimentError,
-    read_overrides,
     read_settings,
 )
 
@@ -77,7 +76,7 @@ def conduct(
         if not options.tables_only:
             failed = run_all(train_script, runs, options.jobs, lambda: _written(write))
     except ExperimentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     print(paths[0].read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))
@@ -133,7 +132,7 @@ def run_all(
             after_each()
         except ExperimentError as error:
             # Others are under way, and the end tries again.
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
 
     failed |= run_folds(waiting, jobs, one_less)
     after_each()
@@ -222,14 +221,12 @@ def check_data(settings: Mapping[str, Any]) -> None:
 
 def overrides(options: Sequence[str]) -> dict:
     """Read the YAML keys among options; those of SpeechBrain are none."""
-    return read_overrides(sb.parse_arguments(["no.yaml", *options])[2])
+    return parse_arguments(["no.yaml", *options])[2]
 
 
 def resolved(path: Path, options: Sequence[str]) -> dict:
     """Read an experiment's settings as a run with these options will have them."""
-    given = overrides(options)
-    # Only where there is one, since it resolves the YAML a second time.
-    return read_settings(path, with_manifest(path, given) if given.get("manifest") else given)
+    return read_settings(path, completed(path, overrides(options)))
 
 
 def without(options: Sequence[str], keys: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from gemoclap_sb.data.manifests import (
     COLUMNS,
+    LabelError,
     ManifestError,
     clean_text,
     read_manifest,
@@ -194,7 +195,7 @@ def test_duplicate_id_names_both_rows(corpus):
     assert "row 4 (line 5), ID 'b': duplicate ID, first used in row 2 (line 3)" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["", "nan", "-1", "0", "inf", "1,5", "half"])
+@pytest.mark.parametrize("value", ["nan", "-1", "0", "inf", "1,5", "half"])
 def test_duration_that_is_no_number_of_seconds(corpus, value):
     quoted = f'"{value}"' if "," in value else value
     path = edit(corpus, "b,0.5", f"b,{quoted}")
@@ -379,3 +380,31 @@ def test_rows_that_cannot_be_written_leave_the_old_file(tmp_path, rows, said):
     with pytest.raises(ManifestError, match=said):
         write_manifest(path, rows)
     assert path.read_text() == "old"
+
+
+def test_a_duration_that_is_missing_is_measured(corpus):
+    path = edit(corpus, "b,0.5", "b,")
+    assert read_manifest(path, corpus)["b"]["duration"] == 0.5
+
+
+def test_a_label_is_refused_once_however_many_rows_have_it(corpus):
+    path = edit(corpus, "neu", "neutral")
+    with pytest.raises(LabelError) as raised:
+        read_manifest(path, corpus, CLASSES)
+    assert str(raised.value) == (
+        f"{path}, row 1 (line 2), ID 'a' and 3 more rows: emotion is 'neutral', expected one of "
+        "ang, hap, neu, sad"
+    )
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x"])
+def test_ids_that_are_formulas_come_back_as_they_are(corpus, caplog, name):
+    path = edit(corpus, "b,0.5", f"{name},0.5")
+    rows = read_manifest(path, corpus)
+    assert name in rows
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert f"1 IDs or labels begin with one of = + - @, first {name!r}" in warning
+    again = corpus / "again.csv"
+    write_manifest(again, [{"ID": key, **row} for key, row in rows.items()])
+    assert name in read_manifest(again, corpus)
+    assert name in set(pandas.read_csv(again)["ID"])

@@ -75,6 +75,7 @@ def test_every_utterance_once_and_all_batches_full_but_the_last(
     if rest == 1 and full:
         # A single utterance shares with the batch before it.
         shared = [batch_size + 1 - (batch_size + 1) // 2, (batch_size + 1) // 2]
+        shared = [3] if batch_size == 2 else shared
         assert sorted(sizes, reverse=True) == [batch_size] * (full - 1) + shared
     else:
         assert sizes == [batch_size] * full + [rest] * (rest > 0)
@@ -342,3 +343,14 @@ def test_no_batch_of_a_single_utterance(count, batch_size, epoch):
     assert min(sizes) >= 2
     assert max(sizes) <= batch_size
     assert sum(sizes) == count
+
+
+@pytest.mark.parametrize("count", range(2, 20))
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 32])
+def test_no_utterance_is_alone(count, batch_size):
+    """Alone it has a contrastive loss of 0, and BatchNorm refuses it."""
+    sampler = LengthPooledBatchSampler([1.0] * count, batch_size)
+    batches = sampler.batches(epoch=1)
+    assert min(map(len, batches)) >= 2
+    assert sorted(sum(batches, [])) == list(range(count))
+    assert len(batches) == len(sampler)

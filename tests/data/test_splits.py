@@ -200,3 +200,13 @@ def test_speaker_on_both_sides_is_told():
         assert f"1 speakers of the test session ({fold})" in note
         assert "1F" in note
     assert split_fold(rows, 3, "random", seed=1)[1] == []
+
+
+def test_rows_without_speakers_are_shared_by_nobody():
+    rows = [
+        {"ID": f"{s}{n}", "session": str(s), "spk_id": "", "gender": "", "emotion": "neu"}
+        for s in (1, 2)
+        for n in range(10)
+    ]
+    _, notes = split_fold(rows, 1, "random", seed=1)
+    assert notes == ["No speakers are named, so none can be said to be on one side only."]

@@ -14,12 +14,10 @@ from gemoclap_sb.data.manifests import write_manifest
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
 from gemoclap_sb.files import write_json
 from gemoclap_sb.training import experiment, runs
-from tests.conftest import ROOT, load_script
+from tests.conftest import load_script
 from tests.recipes.corpora import ACROSS, write_corpora
 from tests.run_folders import TINY, Runs
 
-load_script(ROOT / "recipes/RAVDESS/gemoclap/ravdess_prepare.py")
-load_script(ROOT / "recipes/nEMO/gemoclap/nemo_prepare.py")
 prepare = load_script(ACROSS / "across_prepare.py")
 tables = load_script(ACROSS / "across_tables.py")
 across = load_script(ACROSS / "across.py")

@@ -6,11 +6,9 @@ import pandas
 import pytest
 
 from gemoclap_sb.data.manifests import COLUMNS, read_manifest
-from tests.conftest import ROOT, load_script
+from tests.conftest import load_script
 from tests.recipes.corpora import ACROSS, ACTORS, SPEAKERS, write_corpora
 
-load_script(ROOT / "recipes/RAVDESS/gemoclap/ravdess_prepare.py")
-load_script(ROOT / "recipes/nEMO/gemoclap/nemo_prepare.py")
 across = load_script(ACROSS / "across_prepare.py")
 
 RAVDESS_PEOPLE = {f"RAVDESS_Actor_{actor:02d}" for actor in ACTORS}

@@ -14,12 +14,10 @@ from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.files import write_json
 from gemoclap_sb.inference import GEmoCLAPClassifier
 from gemoclap_sb.training import cross_validation, experiment
-from tests.conftest import ROOT, load_script
+from tests.conftest import load_script
 from tests.recipes.corpora import ACROSS, write_corpora
 from tests.run_folders import TINY
 
-load_script(ROOT / "recipes/RAVDESS/gemoclap/ravdess_prepare.py")
-load_script(ROOT / "recipes/nEMO/gemoclap/nemo_prepare.py")
 prepare = load_script(ACROSS / "across_prepare.py")
 load_script(ACROSS / "across_tables.py")
 load_script(ACROSS / "across.py")

@@ -137,6 +137,7 @@ def test_rows(corpus, tmp_path):
             {name: 288 if name == "neu" else 192 for name in EIGHT if name != "cal"},
         ),
         ({"classes": ["neu", "sad"], "merge_calm": True}, {"neu": 288, "sad": 192}),
+        ({"classes": ["neu", "cal", "sad"], "merge_calm": True}, {"neu": 288, "sad": 192}),
     ],
 )
 def test_classes(corpus, tmp_path, caplog, options, counts):
@@ -154,7 +155,7 @@ def test_classes(corpus, tmp_path, caplog, options, counts):
     [
         ({"fold": 0}, "fold must be one of 1, 2, 3, 4, 5"),
         ({"fold": 1, "classes": ["neu", "happy"]}, "'happy'"),
-        ({"fold": 1, "classes": ["neu", "cal"], "merge_calm": True}, "cal is merged into neu"),
+        ({"fold": 1, "classes": ["neu", "cal"], "merge_calm": True}, "cal is merged into another"),
         ({"fold": 1, "classes": ["neu"]}, "at least two"),
         ({"fold": 1, "validation": "session"}, "'session'"),
         ({"fold": 1, "valid_speakers": 19}, "19 of 19 speakers"),

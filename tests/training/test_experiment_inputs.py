@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
-from gemoclap_sb.training.experiment import main
-from tests.run_folders import own_manifests, tiny_run
+from gemoclap_sb.data.manifests import ManifestError, read_manifest
+from gemoclap_sb.training.experiment import load_splits, main, open_run
+from tests.run_folders import ROOT, own_manifests, tiny_run
 
 
 def test_wrong_option_of_the_preparation_is_named(small_corpus, iemocap_prepare, tmp_path, capsys):
@@ -77,3 +81,62 @@ def test_corrected_command_may_use_the_folder_of_a_failed_start(damaged, tmp_pat
     assert main(None, own_manifests(manifests, folder)) == 2
     options = {"skip_bad_audio": True, "number_of_epochs": 1}
     assert main(None, own_manifests(manifests, folder, **options)) == 0
+
+
+def test_three_manifests_need_only_what_the_experiment_reads(small_manifests, tmp_path):
+    for split in ("train", "valid", "test"):
+        table = pd.read_csv(small_manifests[f"{split}_csv"])
+        table[["ID", "wav", "emotion"]].to_csv(tmp_path / f"{split}.csv", index=False)
+    own = {f"{split}_csv": tmp_path / f"{split}.csv" for split in ("train", "valid", "test")}
+    own |= {"data_root": small_manifests["data_root"]}
+    argv = own_manifests(own, tmp_path / "run")
+    # Emo-CLAP reads nothing else; SL-GEmo-CLAP asks for gender.
+    emo = [argv[0].replace("sl_scratch", "emo_scratch"), *argv[1:]]
+    splits = load_splits(open_run(emo))
+    expected = read_manifest(small_manifests["test_csv"], small_manifests["data_root"])
+    assert {k: of["duration"] for k, of in splits.rows["test"].items()} == pytest.approx(
+        {k: of["duration"] for k, of in expected.items()}, abs=1e-5
+    )
+    with pytest.raises(ManifestError, match="missing column gender"):
+        load_splits(open_run([*argv, "--experiment", "other"]))
+
+
+def test_labels_that_are_others_say_how_to_name_them(small_manifests, tmp_path, capsys):
+    path = tmp_path / "train.csv"
+    path.write_text(Path(small_manifests["train_csv"]).read_text().replace(",ang,", ",anger,"))
+    argv = own_manifests({**small_manifests, "train_csv": path}, tmp_path / "run")
+    assert main(None, argv) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "more rows: emotion is 'anger', expected one of ang, hap, neu, sad. Labels of" in line
+    assert "--words words.yaml" in line
+
+
+def test_a_run_keeps_the_script_of_its_recipe(tmp_path, monkeypatch):
+    script = tmp_path / "train.py"
+    script.write_text("# of a recipe")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    folder = open_run(tiny_run(tmp_path / "run")).folder
+    assert (folder / "train.py").read_text() == "# of a recipe"
+    assert [path.name for path in folder.glob("*.py")] == ["train.py"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("objective", "!new:gemoclap_sb.objectives.None"), ("history", "!new:no.such.module.Class")],
+)
+def test_a_class_that_is_not_there(tmp_path, capsys, key, value):
+    path = tmp_path / "own.yaml"
+    text = (ROOT / "hparams/emo_scratch.yaml").read_text()
+    start = text.index(f"{key}: !new")
+    path.write_text(text[:start] + f"{key}: {value}" + text[text.index("\n", start) :])
+    assert main(None, [str(path), *tiny_run(tmp_path / "run")[1:]]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {path}: ") and err.count("\n") == 1
+
+
+def test_too_few_to_train_on(small_manifests, tmp_path, capsys):
+    lines = Path(small_manifests["train_csv"]).read_text().splitlines(keepends=True)
+    (tmp_path / "one.csv").write_text("".join(lines[:2]))
+    argv = own_manifests({**small_manifests, "train_csv": tmp_path / "one.csv"}, tmp_path / "run")
+    assert main(None, argv) == 2
+    assert "training set: expected 2 utterances or more, found 1." in capsys.readouterr().err

@@ -29,12 +29,12 @@ import pathlib, signal, sys
 from gemoclap_sb.training.fold_processes import Fold, run_folds
 # A shell lets its background jobs, and what they start, ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-root = pathlib.Path(sys.argv[1])
+root, jobs = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 code = "import os, pathlib, sys, time\\np = pathlib.Path(sys.argv[1], 'pid')\\n" \\
     "p.with_name('.p').write_text(str(os.getpid()))\\np.with_name('.p').rename(p)\\ntime.sleep(300)"
 run_folds([
     Fold(n, 2, root / str(n), (sys.executable, "-c", code, str(root / str(n)))) for n in (1, 2)
-], 2)
+], jobs)
 """
 
 
@@ -168,15 +168,32 @@ def test_torch_takes_its_share(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_ends_the_folds(tmp_path, sent):
+@pytest.mark.parametrize(
+    ("sent", "jobs"),
+    [
+        (signal.SIGINT, 2),
+        (signal.SIGTERM, 2),
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 1),
+        (signal.SIGHUP, 1),
+        pytest.param(
+            signal.SIGKILL,
+            1,
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the child"),
+        ),
+    ],
+)
+def test_interruption_ends_the_folds(tmp_path, sent, jobs):
     """The signal reaches this process alone, as it does from a batch system."""
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        [sys.executable, "-c", DRIVER, str(tmp_path), str(jobs)],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    paths = [tmp_path / str(number) / "pid" for number in (1, 2)]
+    paths = [tmp_path / str(number) / "pid" for number in range(1, jobs + 1)]
+    if jobs == 1:
+        paths[0].parent.mkdir()
     for _ in range(1200):
         if all(path.exists() for path in paths):
             break
@@ -184,7 +201,13 @@ def test_interruption_ends_the_folds(tmp_path, sent):
     children = [int(path.read_text()) for path in paths]
     assert all(map(is_running, children))
     driver.send_signal(sent)
-    assert driver.wait(60) != 0
+    began = time.monotonic()
+    _, printed = driver.communicate(timeout=60)
+    assert driver.returncode == (-sent if sent == signal.SIGKILL else 128 + sent)
+    assert "Traceback" not in printed
+    assert ("the same command goes on" in printed) == (sent != signal.SIGKILL)
+    while any(map(is_running, children)) and time.monotonic() < began + 3:
+        time.sleep(0.05)
     assert not any(map(is_running, children))
 
 
@@ -193,4 +216,6 @@ def is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    return True
+    stat = Path(f"/proc/{process}/stat")
+    # One that nobody has waited for yet is there, but dead.
+    return not (stat.is_file() and ") Z " in stat.read_text())

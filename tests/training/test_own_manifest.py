@@ -15,7 +15,7 @@ import gemoclap_sb.training.cross_validation
 from gemoclap_sb.export import export
 from gemoclap_sb.inference import GEmoCLAPClassifier
 from gemoclap_sb.training import cross_validation, experiment, grid, runs
-from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import ExperimentError, read_settings, recorded_manifest
 from tests.run_folders import ROOT, TINY
 
@@ -57,7 +57,7 @@ def command(name: str, manifest: Path, output: Path, **options: object) -> list[
 def own(manifest: Path, name: str = "emo_scratch", **options: object) -> dict:
     """Settings of an experiment on the manifest."""
     path = str(HPARAMS / f"{name}.yaml")
-    return read_settings(path, with_manifest(path, {"manifest": str(manifest), **options}))
+    return read_settings(path, completed(path, {"manifest": str(manifest), **options}))
 
 
 def words_of(settings: dict) -> dict:
@@ -89,10 +89,10 @@ def test_known_labels_keep_the_experiments_words(manifest, tmp_path):
 @pytest.mark.parametrize("name", ["emo_scratch", "ravdess_scratch"])
 def test_without_a_manifest_nothing_is_changed(name):
     path = str(HPARAMS / f"{name}.yaml")
-    assert with_manifest(path, "seed: 3") == {"seed": 3}
-    assert with_manifest(path, "") == {}
+    assert completed(path, "seed: 3") == {"seed": 3}
+    assert completed(path, "") == {}
     with pytest.raises(ExperimentError, match="each key once; found seed: 1 seed: 2.$"):
-        with_manifest(path, "seed: 1\nseed: 2")
+        completed(path, "seed: 1\nseed: 2")
 
 
 def test_corpus_without_gender_trains_emo_clap_and_classifies_with_its_words(
@@ -170,7 +170,7 @@ def test_heads_are_those_of_the_words(manifest, tmp_path, capsys):
     weights = {"emotion": 0.75, "gender": 0.125, "age": 0.125}
     assert settings("ml_scratch")["weights"] == pytest.approx(weights)
     content = before
-    options["weights"] = "{emotion: 0.75, gender: 0.25}"
+    options["weights"] = {"emotion": 0.75, "gender": 0.25}
     with pytest.raises(ExperimentError, match="--weights: .*words.yaml has heads"):
         settings("ml_scratch")
     del options["weights"]

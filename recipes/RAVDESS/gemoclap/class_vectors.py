@@ -15,10 +15,11 @@ from ravdess_prepare import prepare_ravdess
 from torch import Tensor, nn
 
 from gemoclap_sb.data.audio import AudioError
-from gemoclap_sb.data.manifests import ManifestError
+from gemoclap_sb.data.manifests import ManifestError, printable
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.training import cross_validation, experiment
+from gemoclap_sb.training.resources import OutOfResources, told_resources
 from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.runs import without
 
@@ -57,9 +58,10 @@ def train(argv: Sequence[str]) -> None:
             "Give ravdess_scratch.yaml or ravdess_ml.yaml."
         )
     replace_text_tower(clap, run.hparams["prompts"])
-    splits = experiment.load_splits(run, prepare_ravdess)
-    brain = experiment.build_brain(run)
-    experiment.write_result(run, splits, brain, *experiment.fit_and_test(brain, splits))
+    with told_resources(run.hparams, run.folder):
+        splits = experiment.load_splits(run, prepare_ravdess)
+        brain = experiment.build_brain(run)
+        experiment.write_result(run, splits, brain, *experiment.fit_and_test(brain, splits))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,8 +72,11 @@ def main(argv: Sequence[str]) -> int:
         return cross_validation.main(Path(__file__), argv)
     try:
         train(argv)
+    except OutOfResources as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1
     except (ExperimentError, ManifestError, AudioError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -19,6 +19,7 @@ from across_prepare import CLASSES, CORPORA, FOLDS, NEMO, RAVDESS, TESTED
 from across_tables import Cell, Tables, draw, read_run
 
 from gemoclap_sb.files import write_text
+from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import ExperimentError, read_settings
 from gemoclap_sb.training.runs import (
     CrossValidation,
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def checked(passed: Sequence[str], data: bool = True) -> dict:
     """Read the settings of all runs; ExperimentError for a key or a corpus that cannot be."""
     keys = {HPARAMS.stem: set(read_settings(HPARAMS))}
-    settings = read_settings(HPARAMS, check_keys(passed, keys, OWN_KEYS))
+    settings = read_settings(HPARAMS, completed(HPARAMS, check_keys(passed, keys, OWN_KEYS)))
     for corpus in CORPORA if data else ():
         key = f"{corpus.lower()}_folder"
         if not (settings[key] and Path(settings[key]).is_dir()):

@@ -4,8 +4,7 @@
     python across_prepare.py results/fold1 --fold 1 --protocol transfer \
         --ravdess_folder /corpora/RAVDESS --nemo_folder /corpora/nEMO
 
-The corpora are read as their own recipes read them (``ravdess_prepare.py`` and
-``nemo_prepare.py`` here are links to those). An utterance and a speaker have their corpus
+The corpora are read as their own recipes read them. An utterance and a speaker have their corpus
 before their name, so that none of two corpora is taken for one.
 """
 
@@ -18,9 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nemo_prepare
-import ravdess_prepare
-
+from gemoclap_sb.data.corpora import nemo, ravdess
 from gemoclap_sb.data.preparation import (
     CorpusIssues,
     choose_classes,
@@ -32,27 +29,27 @@ from gemoclap_sb.data.splits import Row, hold_out_speakers, split_fold
 
 RAVDESS, NEMO = "RAVDESS", "nEMO"
 EMOTIONS = {
-    RAVDESS: tuple(ravdess_prepare.EMOTIONS.values()),
-    NEMO: tuple(nemo_prepare.EMOTIONS.values()),
+    RAVDESS: tuple(ravdess.EMOTIONS.values()),
+    NEMO: tuple(nemo.EMOTIONS.values()),
 }
 # The corpora, and the folds that their own recipes have.
-CORPORA = {RAVDESS: ravdess_prepare.FOLDS, NEMO: nemo_prepare.FOLDS}
+CORPORA = {RAVDESS: ravdess.FOLDS, NEMO: nemo.FOLDS}
 CLASSES = tuple(dict.fromkeys(EMOTIONS[RAVDESS] + EMOTIONS[NEMO]))
 SHARED = tuple(name for name in CLASSES if name in EMOTIONS[RAVDESS] and name in EMOTIONS[NEMO])
 
 # The corpus that a fold of `transfer` tests.
 TESTED = {1: RAVDESS, 2: NEMO}
-FOLDS = {"transfer": tuple(TESTED), "both": nemo_prepare.FOLDS, "all": (1,)}
+FOLDS = {"transfer": tuple(TESTED), "both": nemo.FOLDS, "all": (1,)}
 VALIDATIONS = {
-    "transfer": ravdess_prepare.VALIDATIONS,
-    "both": ravdess_prepare.VALIDATIONS,
+    "transfer": ravdess.VALIDATIONS,
+    "both": ravdess.VALIDATIONS,
     "all": ("speaker",),
 }
 UNTESTED = "untested"
 ALWAYS_TRAINED = [
-    ravdess_prepare.speaker_name(actor)
-    for fold in sorted(set(ravdess_prepare.FOLDS) - set(FOLDS["both"]))
-    for actor in ravdess_prepare.TEST_ACTORS[fold]
+    ravdess.speaker_name(actor)
+    for fold in sorted(set(ravdess.FOLDS) - set(FOLDS["both"]))
+    for actor in ravdess.TEST_ACTORS[fold]
 ]
 
 
@@ -94,7 +91,7 @@ def prepare_across(
         the actors of RAVDESS's fifth fold are never tested. ``"all"``: trains on all speakers
         but those of the validation, who stand in ``test.csv`` too, since nobody else is left.
     merge_calm : bool
-        Whether RAVDESS's calm counts as neutral. ``classes`` then has no ``cal``.
+        Whether RAVDESS's calm counts as neutral, which leaves ``cal`` out of ``classes``.
     classes : sequence of str, optional
         The classes to use, also as one string with commas; by default those that one corpus
         has at least.
@@ -140,9 +137,7 @@ def prepare_across(
             "--nemo_folder."
         )
     roots = {name: Path(os.path.abspath(folder)) for name, folder in folders.items()}
-    available = [name for name in CLASSES if not (merge_calm and name == "cal")]
-    remark = " (cal is merged into neu)" if merge_calm else ""
-    chosen = choose_classes(classes, available, remark)
+    chosen = choose_classes(classes, CLASSES, ravdess.MERGED if merge_calm else ())
     arguments = {
         "corpus": " and ".join(roots),
         "data_folder": os.path.abspath(data_folder),
@@ -190,12 +185,12 @@ def read_corpora(
     if lacking := [name for name, labels in own.items() if not labels]:
         raise ValueError(f"classes has none of {lacking[0]}: {', '.join(EMOTIONS[lacking[0]])}.")
     read = {
-        RAVDESS: ravdess_prepare.read_corpus(roots[RAVDESS], issues, own[RAVDESS], merge_calm),
-        NEMO: nemo_prepare.read_corpus(roots[NEMO], issues, own[NEMO]),
+        RAVDESS: ravdess.read_corpus(roots[RAVDESS], issues, own[RAVDESS], merge_calm),
+        NEMO: nemo.read_corpus(roots[NEMO], issues, own[NEMO]),
     }
     expected = {
-        RAVDESS: ravdess_prepare.expected_counts(own[RAVDESS], merge_calm),
-        NEMO: nemo_prepare.expected_counts(own[NEMO]),
+        RAVDESS: ravdess.expected_counts(own[RAVDESS], merge_calm),
+        NEMO: nemo.expected_counts(own[NEMO]),
     }
     warnings = [compare_counts(name, rows, expected[name]) for name, rows in read.items()]
     columns = dict.fromkeys(name for rows in read.values() for name in rows[0])

@@ -1,0 +1,1 @@
+"""Corpora that more than one recipe reads: a folder becomes rows, rows the manifests of a fold."""

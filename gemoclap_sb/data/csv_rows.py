@@ -1,0 +1,137 @@
+"""The rows of a CSV file as they stand, or a line that says which line of it is none.
+
+Somebody else's table is read here: what it is no CSV by, and what a terminal would obey in it, is
+refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("ID", "duration", "wav", "spk_id", "gender", "emotion", "session", "transcript")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used as it is; the message names file and row."""
+
+
+class LabelError(ManifestError):
+    """A manifest with labels that are none of those expected."""
+
+
+def printable(text: object) -> str:
+    r"""Spell out what a terminal would obey: control characters, line breaks apart.
+
+    >>> printable("a\x1b[31m\nb")
+    'a\\x1b[31m\nb'
+    """
+    return "".join(repr(c)[1:-1] if is_control(c) and c not in "\n\t" else c for c in str(text))
+
+
+@dataclass
+class Record:
+    """The cells of one row and where it stands in its file."""
+
+    cells: dict[str, Any]
+    where: str
+    has_path: bool = True
+    usable: bool = True
+
+
+def read_records(path: Path, wanted: Collection[str]) -> tuple[list[Record], list[str]]:
+    """Read the rows as they stand, and say which do not fit the first line."""
+    lines = csv.reader(io.StringIO(_read_text(path)), skipinitialspace=True)
+    reader = _told(path, lines)
+    header = next(reader, [])
+    _check_header(path, header, wanted)
+    records: list[Record] = []
+    problems: list[str] = []
+    number, line = 0, lines.line_num + 1
+    for values in reader:
+        if values:
+            number += 1
+            if len(values) == len(header):
+                cells = dict(zip(header, map(str.strip, values), strict=True))
+                record = Record(cells, f"row {number} (line {line}), ID {cells['ID']!r}")
+                records.append(record)
+                problems += [
+                    f"{record.where}: {name} has a control character: {cells[name]!r}"
+                    for name in dict.fromkeys(("ID", *wanted))
+                    if any(map(is_control, cells[name]))
+                ]
+            else:
+                problems.append(
+                    f"row {number} (line {line}), which begins with {values[0]!r}: expected "
+                    f"{len(header)} cells as in the first line, found {len(values)}. A value with "
+                    "a comma must stand in quotes"
+                )
+        line = lines.line_num + 1
+    if number == 0:
+        raise ManifestError(f"{path} has no rows below its first line.")
+    return records, problems
+
+
+def _read_text(path: Path) -> str:
+    """Read a file whole; ManifestError if it is none, or is no text."""
+    if not path.exists():
+        raise ManifestError(f"Manifest {path} is missing.")
+    if not path.is_file():
+        # A pipe would be waited for, for ever.
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ManifestError(f"Manifest {path} is {kind}; expected a CSV file.")
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first name.
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{path} is not UTF-8 (byte {error.start}). Save it as a CSV file in UTF-8."
+        ) from error
+    except OSError as error:
+        raise ManifestError(f"Manifest {path} cannot be read: {error.strerror}.") from error
+    if (at := text.find("\0")) >= 0:
+        raise ManifestError(
+            f"{path}, line {text.count(chr(10), 0, at) + 1}: has a NUL byte; expected a CSV file "
+            "in UTF-8."
+        )
+    return text
+
+
+def _told(path: Path, lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield the cells of each line; ManifestError names the one that is no CSV."""
+    while True:
+        try:
+            yield next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ManifestError(
+                f"{path}, line {lines.line_num}: {error}. Is a quotation mark left open above?"
+            ) from error
+
+
+def _check_header(path: Path, header: list[str], wanted: Collection[str]) -> None:
+    in_order = dict.fromkeys([*(name for name in COLUMNS if name in wanted), *wanted])
+    if missing := [name for name in in_order if name not in header]:
+        hint = " Columns must be separated by commas." if len(header) == 1 else ""
+        raise ManifestError(
+            f"{path}: missing column {', '.join(missing)}. Found the columns "
+            f"{', '.join(header) or 'none'}.{hint}"
+        )
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise ManifestError(f"{path}: column {', '.join(repeated)} appears more than once.")
+    if "id" in header:
+        raise ManifestError(
+            f"{path}: SpeechBrain reserves the column name 'id'. Rename it; 'ID' stays."
+        )
+
+
+def is_control(character: str) -> bool:
+    """Whether a character does something, such as breaking a line, in place of being shown."""
+    # The line breaks that str.splitlines knows besides \n are of these categories too.
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp")

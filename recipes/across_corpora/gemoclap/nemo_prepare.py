@@ -1,1 +1,0 @@
-../../nEMO/gemoclap/nemo_prepare.py

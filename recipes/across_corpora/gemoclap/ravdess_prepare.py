@@ -1,1 +1,0 @@
-../../RAVDESS/gemoclap/ravdess_prepare.py
