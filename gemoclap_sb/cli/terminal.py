@@ -78,9 +78,10 @@ class Screen:
         """Write text, its control characters made visible."""
         shown = text
         if not _OF_A_BAR.fullmatch(text):
-            middle = text.strip("\r")
-            before, _, after = text.partition(middle)
-            shown = before + _HOSTILE_IN_A_STREAM.sub(_escape, middle) + after
+            # A bar begins and ends at the beginning of its line.
+            start, stop = len(text) - len(text.lstrip("\r")), len(text.rstrip("\r"))
+            middle = _HOSTILE_IN_A_STREAM.sub(_escape, text[start:stop])
+            shown = text[:start] + middle + text[max(start, stop) :]
         try:
             self._stream.write(shown)
         except (OSError, ValueError):
