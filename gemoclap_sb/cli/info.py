@@ -35,15 +35,17 @@ def run(options: Namespace, out: TextIO) -> int:
         try:
             with usage_errors():
                 found = model_info(folder)
-                if os.path.isdir(options.model):
-                    # Not where a run was exported into for this.
-                    found["folder"] = options.model
-                is_json = options.format == "json"
-                lines = [output.json_text(found)] if is_json else _lines(visible_data(found))
-                lines = [part for line in lines for part in line.split("\n")]
-        except (AttributeError, KeyError, IndexError, TypeError, OverflowError) as error:
+            if os.path.isdir(options.model):
+                # Not where a run was exported into for this.
+                found["folder"] = options.model
+            is_json = options.format == "json"
+            lines = [output.json_text(found)] if is_json else _lines(visible_data(found))
+            lines = [part for line in lines for part in line.split("\n")]
+        except UsageError:
+            raise
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise UsageError(
-                f"{options.model}: expected what an export wrote, found a damaged description "
+                f"{options.model}: expected what an export wrote, found damaged figures "
                 f"({type(error).__name__}: {error}). Export the run again."
             ) from error
     output.print_lines(lines, out)

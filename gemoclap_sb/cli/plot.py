@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from gemoclap_sb.cli import output
 from gemoclap_sb.cli.destinations import check_folder, writing
-from gemoclap_sb.cli.errors import UsageError, usage_errors
+from gemoclap_sb.cli.errors import UsageError
 from gemoclap_sb.cli.terminal import say
 
 SUMMARY = "pictures of a finished run"
@@ -44,7 +44,9 @@ def run(options: Namespace, out: TextIO) -> int:
     option = "RUN" if options.output is None else "--output"
     try:
         pictures = _pictures(folder)
-    except _DAMAGED as error:
+    except UsageError:
+        raise
+    except (ValueError, *_DAMAGED) as error:
         raise UsageError(f"{folder}: its figures are damaged: {_told(error)}.") from error
     check_folder(option, target, pictures)
     from gemoclap_sb.export.trained import ExportError
@@ -84,9 +86,8 @@ def _pictures(folder: Path) -> dict[str, Callable[[Path], Path]]:
             f"{folder}: expected the folder of a finished run or of a cross-validation, with "
             f"{METRICS} or {CV_METRICS}, found neither."
         )
-    with usage_errors():
-        record = read_json(folder / (METRICS if is_run else CV_METRICS))
-        metrics = ClassificationMetrics.from_dict(record if is_run else record["pooled"])
+    record = read_json(folder / (METRICS if is_run else CV_METRICS))
+    metrics = ClassificationMetrics.from_dict(record if is_run else record["pooled"])
     of = record if is_run else record["folds"][0]
     title = f"{of.get('experiment', folder.name)}, "
     title += f"fold {of.get('fold')}" if is_run else "cross-validation"

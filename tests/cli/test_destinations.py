@@ -71,7 +71,7 @@ def test_standard_output(kind, model, audio, command, no_work, monkeypatch):
     stream = None
     if kind != "closed":
         path, flags = {"full": ("/dev/full", os.O_WRONLY), "for reading": ("/dev/null", 0)}[kind]
-        stream = io.TextIOWrapper(open(os.open(path, flags), "wb", closefd=True))
+        stream = io.TextIOWrapper(os.fdopen(os.open(path, flags), "wb"))
     monkeypatch.setattr(sys, "stdout", stream)
     status, _, err = command("classify", audio, "--model", model)
     assert status == 2
@@ -141,7 +141,7 @@ def _filling(*_):
 
 
 def test_standard_output_that_fills_up(model, audio, tmp_path, command, small_disk, monkeypatch):
-    out = open(tmp_path / "out.txt", "w")
+    out = (tmp_path / "out.txt").open("w")
     monkeypatch.setattr(sys, "stdout", out)
     small_disk(40)
     status, _, err = command("classify", names(audio)[0], "--model", model, "--format", "csv")

@@ -44,7 +44,7 @@ def test_a_screen_lets_bars_through():
 
 
 def test_a_screen_that_cannot_be_written_stops_nothing():
-    full = open("/dev/full", "w", buffering=1)
+    full = open("/dev/full", "w", buffering=1)  # noqa: SIM115
     screen = Screen(full)
     print("nobody reads this", file=screen, flush=True)
     with pytest.raises(OSError):
