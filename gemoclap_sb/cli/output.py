@@ -165,12 +165,13 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
 def csv_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Write the rows below a heading as CSV; see `csv_lines`."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    # The writer quotes cells with what ends its lines; both kinds of line ends may be in names.
+    writer = csv.writer(buffer, lineterminator="\r\n")
     harmless = [harmless_path if name in _PATHS else harmless_cell for name in columns]
     for row in rows:
         cells = zip(harmless, row, strict=True)
         writer.writerow([write(cell) if isinstance(cell, str) else cell for write, cell in cells])
-        yield buffer.getvalue().removesuffix("\n")
+        yield buffer.getvalue().removesuffix("\r\n")
         buffer.seek(0)
         buffer.truncate()
 
