@@ -12,11 +12,16 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# What a spreadsheet takes for the beginning of a formula, the wide forms included.
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-")
 
 
 @contextlib.contextmanager
@@ -149,7 +154,8 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
         ) from error
     except TypeError as error:
         raise TypeError(f"Cannot write {path}: {error}.") from error
-    write_text(path, text + "\n")
+    # Half a character, as a file name that is not UTF-8 has, becomes JSON's escape for it.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -174,6 +180,42 @@ def file_digest(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def harmless_cell(text: str) -> str:
+    r"""Write text so that a spreadsheet takes it for text: `'` before what may be a formula.
+
+    That is a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end and is no
+    number (https://owasp.org/www-community/attacks/CSV_Injection). `plain_cell` undoes it.
+
+    Examples
+    --------
+    >>> harmless_cell("=1+2"), harmless_cell("-0.5"), harmless_cell("sad")
+    ("'=1+2", '-0.5', 'sad')
+    >>> [plain_cell(harmless_cell(text)) for text in ("=1+2", "'=1+2", "'so", "-0.5")]
+    ['=1+2', "'=1+2", "'so", '-0.5']
+    """
+    return f"'{text}" if _is_formula(text.lstrip("'")) else text
+
+
+def plain_cell(text: str) -> str:
+    """Give back what `harmless_cell` was given."""
+    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
+
+
+def harmless_path(path: str) -> str:
+    """Write a path that a spreadsheet takes for text: ``./`` before a relative one like a formula.
+
+    Examples
+    --------
+    >>> harmless_path("=x.wav"), harmless_path("/a/=x.wav")
+    ('./=x.wav', '/a/=x.wav')
+    """
+    return f"./{path}" if _is_formula(path) else path
+
+
+def _is_formula(text: str) -> bool:
+    return _FORMULA.match(text) is not None and not _NUMBER.fullmatch(text)
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
@@ -181,4 +223,5 @@ def _refuse(constant: str) -> None:
 def _beside(path: Path) -> Path:
     """Name something hidden in the folder of a path, and make that folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    # A long name with something before it would be too long.
+    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-40:]}")

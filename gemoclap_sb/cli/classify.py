@@ -6,7 +6,9 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from gemoclap_sb.cli import inputs, output
+from gemoclap_sb.cli import inputs, models, output
+from gemoclap_sb.cli.errors import UsageError, usage_errors
+from gemoclap_sb.cli.terminal import visible
 
 SUMMARY = "the class of each recording"
 DESCRIPTION = (
@@ -16,6 +18,7 @@ DESCRIPTION = (
 EXAMPLES = """\
   gemoclap classify speech.wav
   gemoclap classify a.wav b.flac --model exported
+  curl -s https://example.org/speech.ogg | gemoclap classify -
   gemoclap classify recordings/ --model exported --format json | jq '.[].label'
   gemoclap classify a.wav --model exported --abstain-below 0.6
   gemoclap classify a.wav --model exported --labels bored afraid --templates "a {} voice\""""
@@ -25,7 +28,7 @@ UNSURE = "unsure"
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what the command takes."""
     inputs.add_recordings(parser)
-    inputs.add_model(parser)
+    models.add_model(parser)
     inputs.add_words(parser)
     help = (
         f"answer `{UNSURE}` where the highest probability is below P, from 0 to 1; the class that "
@@ -38,22 +41,27 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, out: TextIO) -> int:
     """Print the class of each recording."""
-    paths = inputs.find_audio(options.inputs)
-    classifier = inputs.load_classifier(options)
+    with inputs.recordings(options.inputs) as recordings:
+        return _classify(recordings, options, out)
+
+
+def _classify(recordings: inputs.Recordings, options: Namespace, out: TextIO) -> int:
+    classifier = models.load_classifier(options)
     words = inputs.words_by_label(options.labels, classifier)
+    templates = inputs.templates(options.templates)
     labels = list(words or classifier.labels)
     least = options.abstain_below
     if least is not None and UNSURE in labels:
-        raise inputs.UsageError(f"--abstain-below: a class is called {UNSURE} already.")
+        raise UsageError(f"--abstain-below: a class is called {UNSURE} already.")
     # A bar and rows would write over each other.
     bulk = {"batch_size": options.batch_size, "progress": not out.isatty()}
-    with inputs.usage_errors():
-        rows = classifier.classify_files(paths, words, options.templates, **bulk)
+    with usage_errors():
+        rows = classifier.classify_files(recordings.paths, words, templates, **bulk)
     failures = output.Failures()
     columns = ["path", "label", "score", "error"]
-    width = -max(map(len, labels))
+    width = -max(len(visible(label)) for label in labels)
     before, after = {"label": width}, {"path": -1}
-    rows = map(asdict, failures.watch(rows))
+    rows = map(asdict, failures.watch(recordings.named(rows)))
     if least is not None:
         rows = (_abstaining(row, least) for row in rows)
         columns.insert(2, "highest")

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from gemoclap_sb.cli import inputs, output
+from gemoclap_sb.cli import embedding_files, inputs, models, output
+from gemoclap_sb.cli.destinations import check_file, writing
+from gemoclap_sb.cli.pieces import Piece, Pieces
+from gemoclap_sb.cli.terminal import say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gemoclap_sb.inference.bulk import FileEmbedding
 
 SUMMARY = "embeddings of recordings, into a file"
 DESCRIPTION = (
     "Embed recordings: L2-normalised rows in the order of the files. X.npy comes with X.ids.csv, "
     "whose column ID says which file each row is of; a Parquet file has the columns ID and "
-    "embedding. A file that cannot be read is left out."
+    "embedding. A file that cannot be read is left out. An interrupted run goes on when the same "
+    "command is given again."
 )
 EXAMPLES = "  gemoclap embed recordings/ --model exported --output embeddings.npy"
 
@@ -22,7 +31,7 @@ EXAMPLES = "  gemoclap embed recordings/ --model exported --output embeddings.np
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what the command takes."""
     inputs.add_recordings(parser)
-    inputs.add_model(parser)
+    models.add_model(parser)
     inputs.add_batch_size(parser)
     help = ".npy, or .parquet (needs pyarrow)"
     parser.add_argument("--output", required=True, metavar="FILE", help=help)
@@ -30,44 +39,96 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, out: TextIO) -> int:
     """Write the embeddings of recordings, and which row is whose."""
-    target = Path(options.output)
-    if target.suffix not in (".npy", ".parquet"):
-        raise inputs.UsageError(
-            f"--output: expected a file that ends in .npy or .parquet, found {target}."
-        )
-    if target.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise inputs.UsageError(
-            "--output: Parquet files need pyarrow, which is not installed. Install it with "
-            "`pip install 'gemoclap_sb[parquet]'`, or write a .npy file."
-        )
-    paths = inputs.find_audio(options.inputs)
-    classifier = inputs.load_classifier(options)
-    failures = output.Failures()
-    names, vectors = [], []
-    for row in failures.watch(classifier.encode_files(paths, batch_size=options.batch_size)):
-        if row.embedding is not None:
-            names.append(row.path)
-            vectors.append(row.embedding.numpy())
-    if names:
-        _write(target, names, vectors)
-        print(f"{target}: {len(names)} embeddings of size {len(vectors[0])}", file=sys.stderr)
+    target = embedding_files.check_name("--output", options.output)
+    check_file("--output", target)
+    if target.suffix == ".npy":
+        check_file("--output", embedding_files.names_file(target))
+    with inputs.recordings(options.inputs) as recordings:
+        return _embed(recordings, target, options)
+
+
+def _embed(recordings: inputs.Recordings, target: Path, options: Namespace) -> int:
+    with models.model_folder(options.model) as folder:
+        classifier = models.load_classifier(options, folder)
+        model = models.model_digest(folder)
+    from tqdm import tqdm
+
+    size = classifier.mods.embedding_model.output_size
+    pieces = Pieces(
+        target,
+        recordings.paths,
+        {
+            "model": model,
+            "attribute": classifier.attribute,
+            "device": str(classifier.device),
+            "batch_size": options.batch_size,
+            "suffix": target.suffix,
+        },
+    )
+    again = " The same command goes on from what is finished."
+    failures, rows, made = output.Failures(), 0, []
+    with writing(pieces.folder, again):
+        pieces.tidy()
+        # None: on a terminal only.
+        with tqdm(total=len(recordings.paths), unit="file", disable=None) as bar:
+            for piece in pieces:
+                held = piece.read(size)
+                if held is None:
+                    bulk = {"batch_size": options.batch_size, "progress": False}
+                    found = recordings.named(classifier.encode_files(piece.paths, **bulk))
+                    if target.suffix == ".parquet":
+                        found = map(_of_utf_8, found)
+                    vectors, errors = _collected(failures.watch(found), size, bar)
+                    piece.write(vectors, errors)
+                else:
+                    vectors, errors = held
+                    failures.tell(error for error in errors if error is not None)
+                    bar.update(len(piece.paths))
+                rows += len(vectors)
+                if len(vectors):
+                    made.append((piece, errors))
+    if rows:
+        blocks = _blocks(made, recordings, size)
+        with writing(target, again):
+            embedding_files.write(target, blocks, rows, size, model)
+        say(f"{target}: {rows} embeddings of size {size}")
     else:
-        print(f"Nothing to write into {target}: no file could be read.", file=sys.stderr)
+        say(f"Nothing to write into {target}: no file could be read.")
+    pieces.remove()
     return failures.status
 
 
-def _write(target: Path, names: list[str], vectors: list[Any]) -> None:
+def _collected(
+    rows: Iterable[FileEmbedding], size: int, bar
+) -> tuple[np.ndarray, list[str | None]]:
     import numpy as np
 
-    from gemoclap_sb.files import atomic_path, write_text
+    vectors, errors = [], []
+    for row in rows:
+        if row.embedding is not None:
+            vectors.append(row.embedding.numpy())
+        errors.append(row.error)
+        bar.update()
+    return (np.stack(vectors) if vectors else np.empty((0, size), np.float32)), errors
 
-    if target.suffix == ".npy":
-        lines = output.csv_lines(["ID"], ([name] for name in names))
-        write_text(target.with_suffix(".ids.csv"), "\n".join(lines) + "\n")
-        with atomic_path(target) as temporary:
-            np.save(temporary, np.stack(vectors))
-    else:
-        import pandas as pd
 
-        with atomic_path(target) as temporary:
-            pd.DataFrame({"ID": names, "embedding": vectors}).to_parquet(temporary, index=False)
+def _of_utf_8(row: FileEmbedding) -> FileEmbedding:
+    """Give up a file whose name Parquet cannot hold."""
+    try:
+        row.path.encode("utf-8")
+    except UnicodeEncodeError:
+        error = f"{row.path}: its name is not UTF-8, as Parquet wants it. Write a .npy file."
+        return replace(row, embedding=None, error=row.error or error)
+    return row
+
+
+def _blocks(
+    made: Iterable[tuple[Piece, list[str | None]]], recordings: inputs.Recordings, size: int
+) -> Iterator[embedding_files.Block]:
+    for piece, errors in made:
+        named = (inputs.STDIN if path == recordings.copy else path for path in piece.paths)
+        names = [name for name, error in zip(named, errors, strict=True) if error is None]
+        held = piece.read(size)
+        if held is None:
+            raise OSError(f"{piece.file} is gone: another run on the same output?")
+        yield names, held[0]

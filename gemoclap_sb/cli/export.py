@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from typing import TextIO
 
-from gemoclap_sb.cli import inputs, output
+from gemoclap_sb.cli import output
+from gemoclap_sb.cli.destinations import check_folder, writing
+from gemoclap_sb.cli.errors import UsageError, usage_errors
+from gemoclap_sb.cli.terminal import say
 
 SUMMARY = "a finished run, or several averaged, as a folder that moves freely"
 DESCRIPTION = (
@@ -39,24 +41,25 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, out: TextIO) -> int:
     """Write a model of one run or more into a folder, upload it if asked to, print where."""
+    check_folder("OUT", options.out_folder)
     from huggingface_hub.utils import validate_repo_id
 
     if options.push_to_hub is not None:
-        with inputs.usage_errors():
+        with usage_errors():
             validate_repo_id(options.push_to_hub)
     elif options.private:
-        raise inputs.UsageError("--private: expected --push-to-hub beside it.")
+        raise UsageError("--private: expected --push-to-hub beside it.")
     from gemoclap_sb.export.folder import export
     from gemoclap_sb.export.hub import push_to_hub
     from gemoclap_sb.export.trained import ExportError
 
     card = {key: getattr(options, key) for key in _OF_THE_CARD}
+    target = options.out_folder
     try:
-        folder = export(
-            options.run_folders, options.out_folder, overwrite=options.overwrite, **card
-        )
+        with usage_errors(), writing(target):
+            folder = export(options.run_folders, target, overwrite=options.overwrite, **card)
     except ExportError as error:
-        raise inputs.UsageError(str(error)) from error
+        raise UsageError(str(error).replace(", overwrite=True", "")) from error
     output.print_lines([str(folder)], out)
     if options.push_to_hub is None:
         return 0
@@ -64,7 +67,7 @@ def run(options: Namespace, out: TextIO) -> int:
         address = push_to_hub(folder, options.push_to_hub, private=options.private)
     # Whatever the network, the hub or a missing login raises, the export stands.
     except Exception as error:
-        print(f"{folder} is written, but was not uploaded: {error}", file=sys.stderr)
+        say(f"{folder} is written, but was not uploaded: {error}")
         return 1
     output.print_lines([address], out)
     return 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
-from gemoclap_sb.cli import inputs, output
+from gemoclap_sb.cli import models, output
+from gemoclap_sb.cli.errors import UsageError, usage_errors
+from gemoclap_sb.cli.terminal import visible_data
 
 SUMMARY = "what an exported model is"
 DESCRIPTION = (
@@ -27,21 +31,29 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, out: TextIO) -> int:
     """Print what an exported model is."""
-    from gemoclap_sb.models.building import built
-
-    with inputs.usage_errors():
-        found = model_info(options.model)
-        if options.format == "json":
-            output.print_json(found, out)
-        else:
-            # Figures of somebody else's, which are nowhere else read.
-            lines = built(found["folder"], "metrics", lambda: [*_lines(found)])
-            output.print_lines(lines, out)
+    with models.model_folder(options.model) as folder:
+        try:
+            with usage_errors():
+                found = model_info(folder)
+            if os.path.isdir(options.model):
+                # Not where a run was exported into for this.
+                found["folder"] = options.model
+            is_json = options.format == "json"
+            lines = [output.json_text(found)] if is_json else _lines(visible_data(found))
+            lines = [part for line in lines for part in line.split("\n")]
+        except UsageError:
+            raise
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{options.model}: expected what an export wrote, found damaged figures "
+                f"({type(error).__name__}: {error}). Export the run again."
+            ) from error
+    output.print_lines(lines, out)
     return 0
 
 
-def model_info(source: str) -> dict[str, Any]:
-    """Describe an exported model in plain JSON types.
+def model_info(folder: Path) -> dict[str, Any]:
+    """Describe the model of an exported folder in plain JSON types.
 
     Labels with their words, and templates, of each attribute that can be classified; how
     many parameters each part has; the speeds in % at which an utterance is heard; the run's
@@ -50,13 +62,12 @@ def model_info(source: str) -> dict[str, Any]:
     """
     import torch
 
-    from gemoclap_sb.inference.loading import local_folder, open_model
+    from gemoclap_sb.inference.loading import open_model
     from gemoclap_sb.models.building import encoder_names, heard_speeds, members_of
     from gemoclap_sb.models.configuration import LONGEST_SECONDS
     from gemoclap_sb.models.plain_description import is_plain
     from gemoclap_sb.models.weights import WEIGHTS, check_weights
 
-    folder = local_folder(source)
     # On this device a model takes no memory.
     with torch.device("meta"):
         config, model = open_model(folder)

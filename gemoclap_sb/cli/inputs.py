@@ -1,4 +1,4 @@
-"""What the commands of `gemoclap` are given: recordings, a model and words, all checked.
+"""What the commands of `gemoclap` are given: recordings and words, all checked.
 
 Nothing here imports torch before it is needed: ``--help`` answers at once, and a usage error
 is found before anything is loaded.
@@ -7,12 +7,20 @@ is found before anything is loaded.
 from __future__ import annotations
 
 import contextlib
-import gc
+import dataclasses
 import os
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+import sys
+import tempfile
+from argparse import ArgumentParser, ArgumentTypeError
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from gemoclap_sb.cli.destinations import writing
+from gemoclap_sb.cli.errors import UsageError
+from gemoclap_sb.cli.terminal import say
+from gemoclap_sb.data.decoding import FFMPEG_SUFFIXES, has_ffmpeg
 
 if TYPE_CHECKING:
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
@@ -23,22 +31,13 @@ AUDIO_SUFFIXES = (
     ".snd", ".sph", ".w64", ".wav",
 )  # fmt: skip
 
+STDIN = "-"
+_STDIN_NAME = "standard input"
+_MOST_BYTES = 2**32
+"""Of standard input: what a WAV file can hold."""
+_BLOCK = 2**20
 
-class UsageError(ValueError):
-    """A command that cannot be carried out as asked; the message says what to change."""
-
-
-def add_model(parser: ArgumentParser) -> None:
-    """Add the options that `load_classifier` reads."""
-    add = parser.add_argument
-    help = (
-        "exported model: a folder, or owner/name on the Hugging Face hub (default: the small model "
-        "in this package, told on standard error)"
-    )
-    add("--model", metavar="FOLDER", help=help)
-    help = "what to recognise, for a model with several heads (default: its first)"
-    add("--attribute", metavar="NAME", help=help)
-    add("--device", help="cpu, cuda:0, ... (default: a GPU where there is one)")
+Row = TypeVar("Row")
 
 
 def add_words(parser: ArgumentParser) -> None:
@@ -57,7 +56,7 @@ def add_recordings(parser: ArgumentParser) -> None:
     """Add the positional arguments that `find_audio` reads."""
     help = (
         "recordings (give them before the options); folders are searched for audio files at all "
-        "depths, hidden ones left out"
+        "depths, hidden ones left out; - reads one recording from standard input"
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help=help)
 
@@ -69,17 +68,23 @@ def add_batch_size(parser: ArgumentParser) -> None:
 
 
 def _batch_size(text: str) -> int | str:
-    if text == "auto" or (text.isdecimal() and int(text) > 0):
-        return text if text == "auto" else int(text)
-    raise ArgumentTypeError(f"expected auto, or 1 and more, found {text}")
+    return text if text == "auto" else count(text, "auto, or 1 and more")
+
+
+def count(text: str, expected: str = "1 and more") -> int:
+    """Read a number of things, for ``type`` of an option."""
+    if text.isdecimal() and len(text) < 10 and int(text) > 0:
+        return int(text)
+    raise ArgumentTypeError(f"expected {expected}, found {text}")
 
 
 def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
     """List the recordings that files and folders stand for, each path once.
 
     Files are taken as they are. Folders are searched at all depths for files with a suffix
-    of audio, sorted; names that begin with a dot are hidden. UsageError if a folder holds no
-    recording.
+    of audio, sorted; names that begin with a dot are hidden. What is left out besides (formats
+    that need ffmpeg where there is none, folders that cannot be read or are links) is counted
+    on standard error. UsageError if a folder holds no recording.
 
     Examples
     --------
@@ -90,69 +95,138 @@ def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
     ['a.FLAC', 'b.wav', 'such.wav']
     """
     found: dict[str, None] = {}
+    left_out: Counter[str] = Counter()
+    suffixes = (*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES) if has_ffmpeg() else AUDIO_SUFFIXES
     for given in map(os.fspath, inputs):
         if not os.path.isdir(given):
             found[given] = None
             continue
-        inside = []
-        for folder, subfolders, names in os.walk(given):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            inside += [
-                os.path.join(folder, name)
-                for name in names
-                if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES
-            ]
+        missed: Counter[str] = Counter()
+        inside = list(_in_folder(given, suffixes, missed))
         if not inside:
-            suffixes = " ".join(AUDIO_SUFFIXES)
-            raise UsageError(f"folder {given}: expected recordings ({suffixes}), found none.")
+            but = f" ({_counts(missed)})" if missed else ""
+            raise UsageError(
+                f"folder {given}: expected recordings ({' '.join(suffixes)}), found none{but}."
+            )
         found.update(dict.fromkeys(sorted(inside)))
+        left_out += missed
+    if left_out:
+        say(f"Left out: {_counts(left_out)}.")
     return list(found)
 
 
+_UNREADABLE, _LINKED = "folders that cannot be read", "links to folders"
+
+
+def _in_folder(top: str, suffixes: Sequence[str], missed: Counter[str]) -> Iterator[str]:
+    def unreadable(error: OSError) -> None:
+        if error.filename == top:
+            raise UsageError(f"folder {top} cannot be read: {error.strerror}.") from error
+        missed[_UNREADABLE] += 1
+
+    for folder, subfolders, names in os.walk(top, onerror=unreadable):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        missed[_LINKED] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in suffixes:
+                yield os.path.join(folder, name)
+            elif suffix in FFMPEG_SUFFIXES:
+                missed[suffix] += 1
+
+
+def _counts(missed: Counter[str]) -> str:
+    """Tell what was left out of folders, files by their suffixes."""
+    parts = [f"{missed[kind]} {kind}" for kind in (_UNREADABLE, _LINKED) if missed[kind]]
+    files = {kind: of for kind, of in sorted(missed.items()) if kind.startswith(".")}
+    if files:
+        kinds = ", ".join(f"{of} {suffix}" for suffix, of in files.items())
+        parts.insert(0, f"files that need ffmpeg, which is not installed ({kinds})")
+    return "; ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """Paths of recordings, of which one may be a copy of standard input."""
+
+    paths: list[str]
+    copy: str | None = None
+
+    def named(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Hand rows on; that of the copy, and its error, speak of standard input."""
+        for row in rows:
+            if self.copy is not None and row.path == self.copy:
+                row = dataclasses.replace(row, path=STDIN, error=self.without_copy(row.error))
+            yield row
+
+    def without_copy(self, message: str | None) -> str | None:
+        """Name standard input in place of its copy."""
+        if message is None or self.copy is None:
+            return message
+        return message.replace(self.copy, _STDIN_NAME)
+
+
 @contextlib.contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turn a ValueError about what was given, save one about audio, into a `UsageError`."""
-    from gemoclap_sb.data.audio import AudioError
+def recordings(inputs: Sequence[str]) -> Iterator[Recordings]:
+    """Find recordings as `find_audio` does; ``-`` is what comes in on standard input.
 
-    try:
-        yield
-    except AudioError:
-        raise
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def load_classifier(options: Namespace) -> GEmoCLAPClassifier:
-    """Load the model that ``--model``, ``--device`` and ``--attribute`` ask for, or UsageError."""
-    # What imports leave lives to the end. Looking through it for garbage, again and again and
-    # once more at the exit, takes a quarter of a short command's time.
-    gc.disable()
-    try:
-        return _load_classifier(options)
-    finally:
-        gc.freeze()
-        gc.enable()
+    That is copied into a temporary file, and gone with it. UsageError if it is asked for twice,
+    is a terminal, closed or empty, or does not end.
+    """
+    if STDIN not in inputs:
+        yield Recordings(find_audio(inputs))
+        return
+    if list(inputs).count(STDIN) > 1:
+        raise UsageError(f"{STDIN}: expected standard input once, found it twice.")
+    with tempfile.TemporaryDirectory(prefix="gemoclap-") as folder:
+        copy = os.path.join(folder, _STDIN_NAME)
+        _copy_stdin(copy)
+        paths = find_audio([copy if given == STDIN else given for given in inputs])
+        yield Recordings(paths, copy)
 
 
-def _load_classifier(options: Namespace) -> GEmoCLAPClassifier:
-    import torch
-
-    from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-    from gemoclap_sb.inference.loading import DEFAULT_MODEL
-
-    if options.device is not None:
-        try:
-            torch.empty(0, device=options.device)
-        # A build of torch without CUDA asserts.
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"--device {options.device} cannot be used: {reason}") from error
-    with usage_errors():
-        return GEmoCLAPClassifier.from_pretrained(
-            DEFAULT_MODEL if options.model is None else options.model,
-            device=options.device,
-            attribute=options.attribute,
+def _copy_stdin(path: str) -> None:
+    if sys.stdin is None:
+        raise UsageError(f"{STDIN}: expected a recording on standard input, which is closed.")
+    if sys.stdin.isatty():
+        raise UsageError(
+            f"{STDIN}: expected a recording on standard input, found a terminal. Give one with "
+            "`< FILE`, or in a pipe."
         )
+    size = 0
+    with open(path, "wb") as file:
+        while block := _read_stdin():
+            if (size := size + len(block)) > _MOST_BYTES:
+                raise UsageError(
+                    f"{STDIN}: expected a recording on standard input, found more than "
+                    f"{_MOST_BYTES:,} bytes. Write it into a file."
+                )
+            with writing(f"the copy of standard input in {tempfile.gettempdir()}"):
+                file.write(block)
+        with writing(f"the copy of standard input in {tempfile.gettempdir()}"):
+            file.flush()
+    if not size:
+        raise UsageError(f"{STDIN}: expected a recording on standard input, found nothing.")
+
+
+def _read_stdin() -> bytes:
+    try:
+        return sys.stdin.buffer.read(_BLOCK)
+    except OSError as error:
+        raise UsageError(f"{STDIN}: standard input cannot be read: {error.strerror}.") from error
+
+
+def text(option: str, given: str) -> str:
+    """Check words that a text encoder is to read: UsageError if there are none, or no words."""
+    try:
+        given.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{option}: expected words in UTF-8, found {given!r}.") from error
+    if not given.strip():
+        raise UsageError(f"{option}: expected words, found {given!r}.")
+    return given
 
 
 def words_by_label(
@@ -168,10 +242,15 @@ def words_by_label(
     own = classifier.prompts.words[classifier.attribute]
     words: dict[str, str] = {}
     for item in given:
-        label, equals, word = item.partition("=")
-        if not label or (equals and not word):
+        label, equals, word = text("--labels", item).partition("=")
+        if not label.strip() or (equals and not word.strip()):
             raise UsageError(f"--labels: expected LABEL or LABEL=WORD, found {item!r}.")
         if label in words:
             raise UsageError(f"--labels: expected each label once, found {label!r} again.")
         words[label] = word if equals else own.get(label, label)
     return words
+
+
+def templates(given: Sequence[str] | None) -> list[str] | None:
+    """Read ``--templates``; what stands in their braces is the model's to judge."""
+    return None if given is None else [text("--templates", item) for item in given]

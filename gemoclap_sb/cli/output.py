@@ -15,6 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from gemoclap_sb.cli.destinations import writing
+from gemoclap_sb.cli.terminal import encodable, for_terminal, visible, visible_lines
+from gemoclap_sb.files import harmless_cell, harmless_path
+
 if TYPE_CHECKING:
     from gemoclap_sb.inference.bulk import FileEmbedding
     from gemoclap_sb.inference.results import Classification
@@ -23,7 +27,8 @@ if TYPE_CHECKING:
 
 _DECIMALS = 6
 # What a table for people calls a key.
-_HEADINGS = {"path": "file"}
+_HEADINGS = {"path": "file", "ID": "file"}
+_PATHS = frozenset(_HEADINGS)
 
 
 def add_format(parser: argparse.ArgumentParser, *kinds: str) -> None:
@@ -45,26 +50,32 @@ class Failures:
         return 1 if self.count else 0
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Hand rows on, and print their errors."""
-        from tqdm import tqdm
-
+        """Hand rows on, and tell their errors."""
         for row in rows:
             if row.error is not None:
-                self.count += 1
-                # By way of tqdm, which takes its bar out of the way.
-                tqdm.write(row.error, file=sys.stderr)
+                self.tell([row.error])
             yield row
+
+    def tell(self, errors: Iterable[str]) -> None:
+        """Count errors, and print them."""
+        from tqdm import tqdm
+
+        for error in errors:
+            self.count += 1
+            # By way of tqdm, which takes its bar out of the way.
+            tqdm.write(visible_lines(error), file=sys.stderr)
 
 
 def print_lines(lines: Iterable[str], out: TextIO) -> None:
-    """Print lines, each at once."""
+    """Print lines, each at once; on a terminal so that none is acted on."""
     for line in lines:
-        print(line, file=out, flush=True)
+        with writing("standard output"):
+            print(for_terminal(line) if out.isatty() else encodable(line), file=out, flush=True)
 
 
-def print_json(record: Mapping[str, Any], out: TextIO) -> None:
-    """Print one record of plain JSON types."""
-    print_lines([json.dumps(record, indent=2, allow_nan=False)], out)
+def json_text(record: Mapping[str, Any]) -> str:
+    """Write one record of plain JSON types; ValueError for NaN and infinity."""
+    return json.dumps(record, indent=2, allow_nan=False)
 
 
 def print_rows(
@@ -122,6 +133,7 @@ def table_lines(columns: Sequence[tuple[str, int]], rows: Iterable[Sequence[Any]
     label    ang  file
     ang    0.750  a.wav
     """
+    columns = [(visible(name), width) for name, width in columns]
     widths = [max(abs(width), len(name)) * (1 if width > 0 else -1) for name, width in columns]
 
     def line(cells: Sequence[str]) -> str:
@@ -139,16 +151,27 @@ def table_lines(columns: Sequence[tuple[str, int]], rows: Iterable[Sequence[Any]
 def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     r"""Write rows as CSV (RFC 4180, but with plain line ends); None is an empty cell.
 
+    What a spreadsheet would take for a formula begins with ``./``, if it is a path, or else
+    with a ``'`` (see `gemoclap_sb.files.harmless_cell`).
+
     Examples
     --------
     >>> list(csv_lines(["path", "score"], [["a,b.wav", 0.5], ["c.wav", None]]))
     ['path,score', '"a,b.wav",0.5', 'c.wav,']
     """
+    yield from csv_rows(columns, chain([columns], rows))
+
+
+def csv_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Write the rows below a heading as CSV; see `csv_lines`."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for row in chain([columns], rows):
-        writer.writerow(row)
-        yield buffer.getvalue().removesuffix("\n")
+    # The writer quotes cells with what ends its lines; both kinds of line ends may be in names.
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    harmless = [harmless_path if name in _PATHS else harmless_cell for name in columns]
+    for row in rows:
+        cells = zip(harmless, row, strict=True)
+        writer.writerow([write(cell) if isinstance(cell, str) else cell for write, cell in cells])
+        yield buffer.getvalue().removesuffix("\r\n")
         buffer.seek(0)
         buffer.truncate()
 
@@ -174,4 +197,4 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else visible(str(value))

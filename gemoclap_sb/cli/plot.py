@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from gemoclap_sb.cli import inputs, output
+from gemoclap_sb.cli import output
+from gemoclap_sb.cli.destinations import check_folder, writing
+from gemoclap_sb.cli.errors import UsageError
+from gemoclap_sb.cli.terminal import say
 
 SUMMARY = "pictures of a finished run"
 DESCRIPTION = (
@@ -24,6 +26,8 @@ EXAMPLES = """\
 CV_METRICS = "cv_metrics.json"
 MOST_UTTERANCES = 2000
 """On a map; of more, so many are drawn by lot."""
+# What a file of another content than expected raises.
+_DAMAGED = (AttributeError, IndexError, KeyError, TypeError)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,20 +40,36 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, out: TextIO) -> int:
     """Draw what can be drawn, and print where it is."""
     folder = Path(options.run_folder)
-    pictures = _pictures(folder)
+    target = Path(options.output or folder)
+    option = "RUN" if options.output is None else "--output"
+    try:
+        pictures = _pictures(folder)
+    except UsageError:
+        raise
+    except (ValueError, *_DAMAGED) as error:
+        raise UsageError(f"{folder}: its figures are damaged: {_told(error)}.") from error
+    check_folder(option, target, pictures)
     from gemoclap_sb.export.trained import ExportError
     from gemoclap_sb.training.run_folder import ExperimentError
 
     status = 0
     for name, draw in pictures.items():
         try:
-            path = draw(Path(options.output or folder) / name)
-        except (ExportError, ExperimentError, ValueError, KeyError, FileNotFoundError) as error:
-            print(f"{name} is not drawn: {error}", file=sys.stderr)
+            path = draw(target / name)
+        except (ExportError, ExperimentError, ValueError, FileNotFoundError, *_DAMAGED) as error:
+            say(f"{name} is not drawn: {_told(error)}")
             status = 1
+        except OSError as error:
+            with writing(target / name):
+                raise error
         else:
             output.print_lines([str(path)], out)
     return status
+
+
+def _told(error: Exception) -> str:
+    """Give an error's message, and what it is where that alone says little."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, _DAMAGED) else str(error)
 
 
 def _pictures(folder: Path) -> dict[str, Callable[[Path], Path]]:
@@ -62,13 +82,12 @@ def _pictures(folder: Path) -> dict[str, Callable[[Path], Path]]:
 
     is_run = (folder / METRICS).is_file()
     if not is_run and not (folder / CV_METRICS).is_file():
-        raise inputs.UsageError(
+        raise UsageError(
             f"{folder}: expected the folder of a finished run or of a cross-validation, with "
             f"{METRICS} or {CV_METRICS}, found neither."
         )
-    with inputs.usage_errors():
-        record = read_json(folder / (METRICS if is_run else CV_METRICS))
-        metrics = ClassificationMetrics.from_dict(record if is_run else record["pooled"])
+    record = read_json(folder / (METRICS if is_run else CV_METRICS))
+    metrics = ClassificationMetrics.from_dict(record if is_run else record["pooled"])
     of = record if is_run else record["folds"][0]
     title = f"{of.get('experiment', folder.name)}, "
     title += f"fold {of.get('fold')}" if is_run else "cross-validation"
@@ -99,7 +118,7 @@ def _without_texts(folder: Path) -> bool:
     elif any(is_foreign(part) for part in model.values()):
         reason = "its model has a part of another package, which only training imports"
     if reason is not None:
-        print(f"embeddings.png is not among the pictures of this run: {reason}.", file=sys.stderr)
+        say(f"embeddings.png is not among the pictures of this run: {reason}.")
     return reason is not None
 
 
@@ -146,7 +165,7 @@ def _embeddings(folder: Path, path: Path, title: str) -> Path:
     words = config["words"][head]
     rows = [row for row in recorded_manifest(folder).values() if row.get(head) in words]
     if len(rows) > MOST_UTTERANCES:
-        print(f"Drawn by lot: {MOST_UTTERANCES} of {len(rows)} utterances.", file=sys.stderr)
+        say(f"Drawn by lot: {MOST_UTTERANCES} of {len(rows)} utterances.")
         kept = np.random.default_rng(0).choice(len(rows), MOST_UTTERANCES, replace=False)
         rows = [rows[i] for i in sorted(kept)]
     device = "cuda" if torch.cuda.is_available() else "cpu"

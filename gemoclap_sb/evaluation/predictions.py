@@ -3,7 +3,8 @@
     ID,true,predicted,<a column for each class, named by its code>
 
 Probabilities are written with all their digits, so that every figure computed from the file
-is the one computed before it was written.
+is the one computed before it was written. Names that a spreadsheet would take for formulas have
+a ``'`` before them (see `gemoclap_sb.files.harmless_cell`), which reading takes away.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
-from gemoclap_sb.files import atomic_path
+from gemoclap_sb.files import atomic_path, harmless_cell, plain_cell
 
 PREDICTIONS = "predictions.csv"
 _FIRST_COLUMNS = ["ID", "true", "predicted"]
@@ -76,7 +77,7 @@ class Predictions:
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the CSV file, whole or not at all."""
-        names = list(self.labels)
+        names = list(map(harmless_cell, self.labels))
         rows = zip(self.ids, self.true, self.predicted, self.probabilities.tolist(), strict=True)
         with (
             atomic_path(path) as temporary,
@@ -85,7 +86,8 @@ class Predictions:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*_FIRST_COLUMNS, *names])
             for name, true, predicted, row in rows:
-                writer.writerow([name, names[true], names[predicted], *map(repr, row)])
+                cells = [harmless_cell(name), names[true], names[predicted], *map(repr, row)]
+                writer.writerow(cells)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Predictions:
@@ -100,7 +102,7 @@ class Predictions:
                 labels = _labels(path, next(reader, []))
                 for cells in reader:
                     where = f"{path}, line {reader.line_num}"
-                    ids.append(cells[0] if cells else "")
+                    ids.append(plain_cell(cells[0]) if cells else "")
                     probabilities.append(_probabilities(where, cells, len(labels)))
                     true.append(_index(where, labels, cells[1]))
                     predicted.append(_index(where, labels, cells[2]))
@@ -165,7 +167,7 @@ def restricted_predictions(predictions: Predictions, labels: Sequence[str]) -> P
 
 
 def _labels(path: Path, heading: Sequence[str]) -> list[str]:
-    labels = list(heading[3:])
+    labels = list(map(plain_cell, heading[3:]))
     if list(heading[:3]) != _FIRST_COLUMNS or not labels or len(set(labels)) < len(labels):
         raise ValueError(
             f"{path}: expected the columns ID,true,predicted and one for each class, found "
@@ -189,7 +191,8 @@ def _probabilities(where: str, cells: Sequence[str], classes: int) -> list[float
     return row
 
 
-def _index(where: str, labels: Sequence[str], label: str) -> int:
+def _index(where: str, labels: Sequence[str], cell: str) -> int:
+    label = plain_cell(cell)
     if label not in labels:
         raise ValueError(
             f"{where}: expected one of the classes {', '.join(labels)}, found {label!r}."

@@ -26,3 +26,9 @@ def answers(classifier, paths, **options) -> tuple[list[str], np.ndarray]:
 
 def parsed(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def one_line(err: str) -> str:
+    """What was told, which must be one line, and no traceback."""
+    (line,) = err.splitlines()
+    return line

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 import soundfile
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
-from tests.cli.printed import answers, parsed
+from gemoclap_sb.evaluation.predictions import Predictions
+from gemoclap_sb.files import read_json
+from gemoclap_sb.inference import GEmoCLAPClassifier
+from tests.cli.printed import answers, one_line, parsed
 from tests.run_folders import LABELS, write_tone
 
 
@@ -95,7 +99,84 @@ def test_evaluate_goes_on_after_bad_files(model, corpus, tmp_path, command):
     assert status == 1
     metrics = json.loads(out)
     assert (metrics["n_test"], metrics["n_failed"]) == (6, 2)
+    assert metrics["failed"] == ["u3", "u4"]
+    table = command(*arguments)[1]
+    assert "without u3, u4, which could not be read" in table
+    # Of labels that nobody asked for, nothing is lost.
+    words = ["--labels", "ang", "neu", "sad", "--ignore-others"]
+    status, out, err = command(*arguments, "--format", "json", *words)
+    metrics = json.loads(out)
+    assert (status, metrics["n_test"], metrics["failed"]) == (0, 5, [])
+    assert "Left out: 3 utterances" in err
     # Whatever is wrong with the manifest itself is a usage error still.
     status, out, err = command("evaluate", manifest, "--model", model)
     assert (status, out) == (2, "")
     assert "$data_root" in err
+
+
+def test_a_row_that_is_lost_later_is_never_right(
+    classifier, model, corpus, tmp_path, command, monkeypatch
+):
+    """Every true label is what the model says; a file is gone when it is its turn."""
+    manifest, true = corpus
+    predicted, _ = answers(classifier, [tmp_path / f"{i}.wav" for i in range(8)])
+    lines = [f"u{i},$data_root/{i}.wav,{label}" for i, label in enumerate(predicted)]
+    manifest.write_text("\n".join(["ID,wav,emotion", *lines]) + "\n")
+    original = GEmoCLAPClassifier.classify_files
+
+    def without_one(self, paths, *arguments, **options):
+        (tmp_path / "5.wav").unlink()
+        return original(self, paths, *arguments, **options)
+
+    monkeypatch.setattr(GEmoCLAPClassifier, "classify_files", without_one)
+    arguments = ["evaluate", manifest, "--model", model, "--data-root", tmp_path]
+    output = tmp_path / "results"
+    status, out, _ = command(*arguments, "--format", "json", "--output", output)
+    metrics = json.loads(out)
+    assert (status, metrics["n_test"], metrics["failed"]) == (1, 7, ["u5"])
+    assert np.sum(metrics["confusion"]) == 7
+    assert "u5" not in (output / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ID,wav\na,a.wav\n", "missing column emotion"),
+        ("", "missing column ID"),
+        (b"\x00\xff\xfe\x00", "not UTF-8"),
+        (f"ID,wav,emotion\na,{'x' * 200_000},ang\n", "expected CSV: field larger"),
+        ("ID,wav,emotion\na,$data_root/a.wav,ang\n", "with --data-root"),
+        ("ID,wav,emotion\na,a\0.wav,ang\n", "a\\x00.wav"),
+    ],
+)
+def test_a_manifest_that_is_none(content, message, model, tmp_path, command):
+    path = tmp_path / "all.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    status, out, err = command("evaluate", path, "--model", model)
+    assert (status, out) == (2, "")
+    assert message in one_line(err)
+    status, _, err = command("evaluate", path, "--model", model, "--data-root", tmp_path / "no")
+    assert status == 2
+    assert "--data-root: expected a folder" in one_line(err)
+
+
+def test_manifests_that_are_no_files(model, tmp_path, command):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", "/dev/zero"):
+        status, out, err = command("evaluate", path, "--model", model)
+        assert (status, out) == (2, "")
+        assert str(path) in one_line(err)
+
+
+def test_names_of_any_bytes_and_like_formulas(model, corpus, tmp_path, command):
+    """What is written for people's spreadsheets starts no formula; programs read it back."""
+    text = corpus[0].read_text().replace("u0", "=1+2")
+    manifest = tmp_path / os.fsdecode(b"\xff.csv")
+    manifest.write_text(text)
+    output = tmp_path / "results"
+    arguments = ["evaluate", manifest, "--model", model, "--data-root", tmp_path]
+    assert command(*arguments, "--output", output, "--labels", "ang", "hap", "neu", "sad")[0] == 0
+    assert read_json(output / "metrics.json")["manifest"] == str(manifest)
+    rows = parsed((output / "predictions.csv").read_text())
+    assert rows[0]["ID"] == "'=1+2"
+    assert Predictions.read(output / "predictions.csv").ids[0] == "=1+2"

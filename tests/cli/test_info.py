@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.printed import one_line
 from tests.run_folders import telling_model
 
 
@@ -52,3 +53,28 @@ def test_info_notices_damaged_weights(model, tmp_path, command):
     status, out, err = command("info", folder)
     assert (status, out) == (2, "")
     assert "model.safetensors" in err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": {"labels": 3, "confusion": 3}},
+        {"metrics": {"labels": ["a"], "confusion": [[1]], "confidence_intervals": 3}},
+        {"metrics": {"labels": ["a"], "confusion": [["x"]]}},
+        {"runs": [{"war": "high"}]},
+        {"temperatures": 3},
+        {"metrics": {"x": float("1e400")}},
+    ],
+)
+def test_info_notices_figures_of_other_types(changes, model, tmp_path, command):
+    folder = shutil.copytree(model, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config).replace("Infinity", "1e400"))
+    for kind in ("table", "json"):
+        status, out, err = command("info", folder, "--format", kind)
+        assert "Traceback" not in err
+        assert (status == 0) == bool(out)
+        if status:
+            assert status == 2
+            assert str(folder) in one_line(err)

@@ -10,6 +10,7 @@ import pytest
 
 from gemoclap_sb.evaluation.report import cross_validation_summary
 from gemoclap_sb.training.cross_validation import pool_folds
+from tests.cli.printed import one_line
 
 OF_A_RUN = ["confusion.png", "recall.png", "reliability.png", "training.png", "embeddings.png"]
 
@@ -112,3 +113,26 @@ def test_folder_that_is_no_run(tmp_path, command):
     assert command("plot", tmp_path)[0] == 2
     (tmp_path / "metrics.json").write_text("{")
     assert command("plot", tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '"a"', '{"labels": 1, "confusion": 2}', '{"labels": ["a"], "confusion": {}}']
+)
+@pytest.mark.parametrize("name", ["metrics.json", "cv_metrics.json"])
+def test_figures_of_other_types(name, content, tmp_path, command):
+    whole = content if name == "metrics.json" else f'{{"pooled": {content}, "folds": []}}'
+    for text in (content, whole):
+        (tmp_path / name).write_text(text)
+        status, out, err = command("plot", tmp_path)
+        assert (status, out) == (2, "")
+        assert str(tmp_path) in one_line(err)
+
+
+def test_a_picture_that_is_damaged_leaves_the_others(finished, command):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics |= {"confidence_intervals": [1], "calibration": "none"}
+    (finished / "metrics.json").write_text(json.dumps(metrics))
+    status, out, err = command("plot", finished)
+    assert status == 1
+    assert "confusion.png" in pictures(out, finished)
+    assert "recall.png is not drawn" in err and "Traceback" not in err

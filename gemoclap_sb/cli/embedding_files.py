@@ -1,0 +1,165 @@
+"""Files of embeddings: ``X.npy`` with ``X.ids.csv``, or Parquet; written and read block by block.
+
+Neither is ever in memory as a whole. A Parquet file also says which model made it.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gemoclap_sb.cli.errors import UsageError
+from gemoclap_sb.cli.output import csv_rows
+from gemoclap_sb.files import atomic_path
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Block = tuple[Sequence[str], np.ndarray]
+
+SUFFIXES = (".npy", ".parquet")
+_MODEL = b"gemoclap_sb.model"
+_ROWS = 2**14
+# What is not what it says raises, of NumPy's and of pyarrow's readers.
+_DAMAGED = (ValueError, EOFError, OverflowError, KeyError)
+
+
+def check_name(option: str, path: str | os.PathLike) -> Path:
+    """UsageError if a file of such a name is neither kind, or pyarrow is missing for it."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise UsageError(
+            f"{option}: expected a file that ends in {' or '.join(SUFFIXES)}, found {path}."
+        )
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UsageError(
+            f"{option}: Parquet files need pyarrow, which is not installed. Install it with "
+            "`pip install 'gemoclap_sb[parquet]'`, or use a .npy file."
+        )
+    return path
+
+
+def names_file(path: Path) -> Path:
+    """Where the names of a .npy file's rows are."""
+    return path.with_suffix(".ids.csv")
+
+
+def write(path: Path, blocks: Iterable[Block], rows: int, size: int, model: str) -> None:
+    """Write blocks of names and embeddings, ``rows`` of ``size`` in all; whole or not at all."""
+    if path.suffix == ".npy":
+        _write_npy(path, blocks, rows, size)
+    else:
+        _write_parquet(path, blocks, model)
+
+
+def _write_npy(path: Path, blocks: Iterable[Block], rows: int, size: int) -> None:
+    import numpy as np
+
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
+    with (
+        atomic_path(path) as temporary,
+        atomic_path(names_file(path)) as temporary_names,
+        open(temporary, "wb") as file,
+        # File names leave as they came.
+        open(temporary_names, "w", encoding="utf-8", errors="surrogateescape", newline="") as names,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        names.write("ID\n")
+        for of, vectors in blocks:
+            file.write(vectors.astype("<f4", copy=False).tobytes())
+            names.writelines(line + "\n" for line in csv_rows(["ID"], ([name] for name in of)))
+
+
+def _write_parquet(path: Path, blocks: Iterable[Block], model: str) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [("ID", pa.string()), ("embedding", pa.list_(pa.float32()))]
+    schema = pa.schema(fields, metadata={_MODEL: model.encode()})
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for names, vectors in blocks:
+            count, size = vectors.shape
+            offsets = np.arange(0, (count + 1) * size, size, dtype=np.int32)
+            lists = pa.ListArray.from_arrays(offsets, vectors.ravel())
+            columns = [pa.array(names, pa.string()), lists]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def read(path: Path) -> tuple[str | None, Iterator[Block]]:
+    """Open a file: the digest of the model that made it, if it says so, and its blocks.
+
+    UsageError, here or at a block, if it is not what `write` wrote.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: expected a file of embeddings, found none.")
+    try:
+        return _read_npy(path) if path.suffix == ".npy" else _read_parquet(path)
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _read_npy(path: Path) -> tuple[None, Iterator[Block]]:
+    import numpy as np
+
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise ValueError("no table of fractions")
+    if not (names := names_file(path)).is_file():
+        raise UsageError(f"{names}: expected the names of the rows of {path}, found no file.")
+    return None, _npy_blocks(vectors, names)
+
+
+def _npy_blocks(vectors: np.ndarray, names: Path) -> Iterator[Block]:
+    with open(names, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        try:
+            rows = csv.reader(file)
+            if next(rows, None) != ["ID"]:
+                raise ValueError("expected the column ID")
+            for start in range(0, len(vectors), _ROWS):
+                block = vectors[start : start + _ROWS]
+                of = [name for (name,) in islice(rows, len(block))]
+                if len(of) < len(block):
+                    raise ValueError(f"expected {len(vectors)} names, found {start + len(of)}")
+                yield of, block
+            if next(rows, None) is not None:
+                raise ValueError(f"expected {len(vectors)} names, found more")
+        except (ValueError, csv.Error) as error:
+            raise _damaged(names, error) from error
+
+
+def _read_parquet(path: Path) -> tuple[str | None, Iterator[Block]]:
+    import pyarrow.parquet as pq
+
+    # Not by its name, which pyarrow might take for an address.
+    file = pq.ParquetFile(open(path, "rb"))  # noqa: SIM115
+    if missing := {"ID", "embedding"} - set(file.schema_arrow.names):
+        raise ValueError(f"no column {' or '.join(sorted(missing))}")
+    model = (file.schema_arrow.metadata or {}).get(_MODEL)
+    return None if model is None else model.decode(), _parquet_blocks(path, file)
+
+
+def _parquet_blocks(path: Path, file) -> Iterator[Block]:
+    import numpy as np
+
+    try:
+        for batch in file.iter_batches(_ROWS, columns=["ID", "embedding"]):
+            lists = batch.column("embedding")
+            values = lists.flatten().to_numpy(zero_copy_only=False)
+            lengths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
+            if len(lengths) != 1 or not lengths[0] > 0 or values.dtype.kind != "f":
+                raise ValueError("rows of different lengths, or without numbers")
+            yield batch.column("ID").to_pylist(), values.reshape(-1, int(lengths[0]))
+    except (*_DAMAGED, AttributeError, NotImplementedError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{path}: expected what `gemoclap embed` wrote, found another or a damaged file ({error})."
+    )

@@ -1,0 +1,134 @@
+"""The model that a command is given: a folder, one of the hub, or a run that was trained."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import os
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gemoclap_sb.cli.destinations import writing
+from gemoclap_sb.cli.errors import UsageError, usage_errors
+from gemoclap_sb.cli.terminal import say
+
+if TYPE_CHECKING:
+    from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+
+_OF_THE_AUDIO = ("model", "sample_rate", "longest_seconds")
+
+
+def add_model(parser: ArgumentParser) -> None:
+    """Add the options that `load_classifier` reads."""
+    add = parser.add_argument
+    help = (
+        "exported model: a folder, or owner/name on the Hugging Face hub; or the folder of a run "
+        "(default: the small model in this package, told on standard error)"
+    )
+    add("--model", metavar="FOLDER", help=help)
+    help = "what to recognise, for a model with several heads (default: its first)"
+    add("--attribute", metavar="NAME", help=help)
+    add("--device", help="cpu, cuda:0, ... (default: a GPU where there is one)")
+
+
+@contextlib.contextmanager
+def model_folder(source: str | None) -> Iterator[Path]:
+    """Find the folder of a model; that of a run is exported into one that is removed again.
+
+    UsageError if it is no model.
+    """
+    if source == "":
+        raise UsageError("--model: expected a folder, found ''.")
+    path = Path(source or "")
+    if source is not None and os.path.lexists(source) and not path.is_dir():
+        raise UsageError(f"--model: expected a folder, found another: {source}.")
+    # Not before: `info no/such/folder` need not wait for it.
+    from gemoclap_sb.inference.loading import DEFAULT_MODEL, local_folder
+    from gemoclap_sb.models.weights import WEIGHTS
+
+    if source not in (None, DEFAULT_MODEL) and not os.path.lexists(path / WEIGHTS):
+        if (path / "save").is_dir():
+            with tempfile.TemporaryDirectory(prefix="gemoclap-") as temporary:
+                yield _exported(path, Path(temporary))
+            return
+        if inside := sorted(found.parent for found in path.glob("*/save") if found.is_dir()):
+            raise UsageError(
+                f"--model: {source} holds {len(inside)} runs; name one of them, such as "
+                f"{inside[0]}."
+            )
+    with usage_errors():
+        folder = local_folder(DEFAULT_MODEL if source is None else source)
+    # Absolute: a folder `./default` is not the model of that name.
+    yield folder.absolute()
+
+
+def _exported(run: Path, folder: Path) -> Path:
+    from gemoclap_sb.export.folder import export
+    from gemoclap_sb.export.trained import ExportError
+
+    say(f"model: the best of the run {run}. `gemoclap export {run} OUT` keeps it as a folder.")
+    try:
+        with usage_errors(), writing(f"--model: {run}, exported into {folder},"):
+            return export(run, folder / (run.name or "model"))
+    except ExportError as error:
+        raise UsageError(f"--model: {error}") from error
+
+
+def load_classifier(options: Namespace, folder: Path | None = None) -> GEmoCLAPClassifier:
+    """Load the model that ``--model``, ``--device`` and ``--attribute`` ask for, or UsageError.
+
+    ``folder`` is its `model_folder` where that is known already.
+    """
+    # What imports leave lives to the end. Looking through it for garbage, again and again and
+    # once more at the exit, takes a quarter of a short command's time.
+    gc.disable()
+    try:
+        if folder is not None:
+            return _load_classifier(options, folder)
+        with model_folder(options.model) as folder:
+            return _load_classifier(options, folder)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _load_classifier(options: Namespace, folder: Path) -> GEmoCLAPClassifier:
+    from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+
+    check_device(options.device)
+    with usage_errors():
+        return GEmoCLAPClassifier.from_pretrained(
+            folder, device=options.device, attribute=options.attribute
+        )
+
+
+def check_device(device: str | None) -> None:
+    """Compute something on a device; UsageError if that cannot be."""
+    import torch
+
+    if device is None:
+        return
+    try:
+        torch.ones(1, device=device).sum().item()
+    # A build of torch without CUDA asserts, one without others lacks modules.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise UsageError(f"--device {device} cannot be used: {reason}.") from error
+
+
+def model_digest(folder: Path) -> str:
+    """Digest of what decides a model's embeddings: its weights, and what they are weights of."""
+    from gemoclap_sb.files import file_digest
+    from gemoclap_sb.models.building import CONFIG
+    from gemoclap_sb.models.configuration import read_config
+    from gemoclap_sb.models.weights import WEIGHTS
+
+    with usage_errors():
+        config = read_config(folder / CONFIG)
+    parts = [file_digest(folder / WEIGHTS), [config.get(key) for key in _OF_THE_AUDIO]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
