@@ -211,10 +211,7 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     cache = AudioCache(limit) if limit else None
     datasets = {
         split: build_dataset(
-            rows[split],
-            hparams["label_encoders"],
-            manifest=paths[split],
-            cache=cache,
+            rows[split], hparams["label_encoders"], manifest=paths[split], cache=cache
         )
         for split in SPLITS
     }
@@ -273,10 +270,9 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
     Returns a record per epoch, and what `gemoclap_sb.evaluation.assessment.assess` says.
     ExperimentError if the model was never trained, or for more epochs than are asked for.
     """
-    checkpointer = brain.checkpointer
-    if brain.test_only and checkpointer is not None:
+    if brain.test_only and brain.checkpointer is not None:
         # For its history: the evaluation goes back to the best.
-        checkpointer.recover_if_possible()
+        brain.checkpointer.recover_if_possible()
     brain.fit(
         brain.hparams.epoch_counter,
         splits.datasets["train"],
