@@ -214,10 +214,7 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     cache = AudioCache(limit) if limit else None
     datasets = {
         split: build_dataset(
-            rows[split],
-            hparams["label_encoders"],
-            manifest=paths[split],
-            cache=cache,
+            rows[split], hparams["label_encoders"], manifest=paths[split], cache=cache
         )
         for split in SPLITS
     }
@@ -303,10 +300,9 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
         train_options = brain.train_loader_options(train)
     except ValueError as error:
         raise ExperimentError(f"training set: {error}") from error
-    checkpointer = brain.checkpointer
-    if brain.test_only and checkpointer is not None:
+    if brain.test_only and brain.checkpointer is not None:
         # For its history: the evaluation goes back to the best.
-        checkpointer.recover_if_possible()
+        brain.checkpointer.recover_if_possible()
     brain.fit(
         brain.hparams.epoch_counter,
         splits.datasets["train"],
