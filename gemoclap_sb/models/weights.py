@@ -71,8 +71,9 @@ def load_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fals
         _compare(module, file, path, others)
         module.load_state_dict({name: file.get_tensor(name) for name in module.state_dict()})
     # After the conversion to the module's precision, which is narrower than that of some files.
-    for name, tensor in module.state_dict().items():
-        if not _is_finite(tensor):
+    floats = {n: tensor for n, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    for name, is_finite in zip(floats, _are_finite([*floats.values()]), strict=True):
+        if not is_finite:
             raise WeightsError(
                 f"{path}: {name}: expected finite numbers, found NaN or infinite ones. The "
                 "training diverged or the file is damaged; take another export of the model."
@@ -97,11 +98,11 @@ def weights_size(path: str | os.PathLike) -> WeightsSize:
         return WeightsSize(len(names), numbers)
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    # One pass over the weights where all is well; a sum of finite numbers can still overflow.
-    return not tensor.is_floating_point() or bool(
-        torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all()
-    )
+def _are_finite(tensors: list[Tensor]) -> list[bool]:
+    """Say of each tensor whether all of it is finite, in one pass over the weights."""
+    # In double precision no sum of finite weights overflows.
+    sums = [tensor.sum(dtype=torch.float64) for tensor in tensors]
+    return torch.stack(sums).isfinite().tolist() if sums else []
 
 
 def _compare(module: nn.Module, file: safe_open, path: str | os.PathLike, others: bool) -> None:
