@@ -8,23 +8,24 @@ longer than everything else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from huggingface_hub import snapshot_download
+import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from speechbrain.dataio.preprocess import AudioNormalizer
 from torch import nn
-from transformers.initialization import no_init_weights
 
 from gemoclap_sb.data.labels import label_encoder
-from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model
+from gemoclap_sb.models.building import CONFIG, ConfigurationError, build_model, checked_members
 from gemoclap_sb.models.configuration import LONGEST_SECONDS, TOKENIZER, read_config
 from gemoclap_sb.models.ensemble import TextEnsemble
+from gemoclap_sb.models.stored_classes import CLASSIFIER, load_classes, texts_digest
 from gemoclap_sb.models.tokenizer_files import PATTERNS
 from gemoclap_sb.models.towers import (
     AudioTower,
@@ -32,6 +33,7 @@ from gemoclap_sb.models.towers import (
     PassThrough,
     TextTower,
     build_text_tower,
+    chosen_head,
     text_tower_of,
 )
 from gemoclap_sb.models.weights import WEIGHTS, WeightsError, count_weights, load_weights
@@ -45,37 +47,49 @@ _ABOUT_DEFAULT = (
     "another."
 )
 
+_PATCHING = Lock()
 # Sizes up to this are believed, whatever the number of weights.
 _HARMLESS_SIZE = 10**6
 
 
 def load_parts(
     folder: str | os.PathLike, attribute: str | None = None
-) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower | TextEnsemble]:
+) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower | TextEnsemble | str]:
     """Build and fill what a `Pretrained` of SpeechBrain is made of, and the text tower.
 
-    Returns the modules as ``hyperparams.yaml`` has them, the embeddings of the classes'
-    texts still zero; the other hyperparameters; the text tower. ConfigurationError or
-    WeightsError if the folder is not what an export wrote, ValueError for an attribute that
-    is no head of the model.
+    Returns the modules as ``hyperparams.yaml`` has them; the other hyperparameters; the text
+    tower, the embeddings of the classes' texts still being zero, or where the folder has those,
+    the digest of what they belong to. ConfigurationError or WeightsError if the folder is not
+    what an export wrote, ValueError for an attribute that is no head of the model.
     """
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
     config = read_config(path)
     _check_sizes(config["model"], weights)
-    with no_init_weights():
-        model = build_model(config["model"], Path(folder) / TOKENIZER, str(path), pad_short=True)
-    load_weights(model, weights)
-    model.eval()
-    tower = AudioTower.of(
-        model, attribute, config.get("longest_seconds", LONGEST_SECONDS), config["sample_rate"]
-    )
-    if tower.head not in config["templates"]:
-        raise ConfigurationError(f"{path}: templates: expected some for {tower.head!r}.")
-    labels = list(config["words"][tower.head])
-    classifier = ClassTexts(len(labels), tower.output_size)
-    # A folder of an earlier version, and a head that was not tested, has the model's own.
-    own_scale = model.class_scale(tower.head)
-    classifier.scale.fill_((config.get("calibration") or {}).get(tower.head, own_scale))
+    members = checked_members(config["model"], str(path))
+    head = chosen_head(members[0]["heads"], attribute)
+    if head not in config["templates"]:
+        raise ConfigurationError(f"{path}: templates: expected some for {head!r}.")
+    labels = list(config["words"][head])
+    classifier = ClassTexts(len(labels), sum(one["embedding_size"] for one in members))
+    settings = config.get("longest_seconds", LONGEST_SECONDS), config["sample_rate"]
+    texts = load_classes(folder, config, head, classifier)
+    if texts is not None:
+        with _no_random_weights(members):
+            tower = AudioTower(config["model"], head, *settings, where=str(path))
+        load_weights(tower, weights, others=True)
+        tower.eval()
+    else:
+        with _no_random_weights(members):
+            tokenizer = Path(folder) / TOKENIZER
+            model = build_model(config["model"], tokenizer, str(path), pad_short=True)
+        load_weights(model, weights)
+        model.eval()
+        tower = AudioTower.of(model, head, *settings)
+        texts = text_tower_of(model).eval().requires_grad_(False)
+        # A folder of an earlier version, and a head that was not tested, has the model's own.
+        classifier.scale.fill_(model.class_scale(head))
+    if head in (config.get("calibration") or {}):
+        classifier.scale.fill_(config["calibration"][head])
     pass_through = PassThrough()
     modules = {
         "compute_features": pass_through,
@@ -92,18 +106,44 @@ def load_parts(
         "audio_normalizer": AudioNormalizer(config["sample_rate"]),
         "mean_var_norm_emb": pass_through,
     }
-    return modules, hparams, text_tower_of(model).eval().requires_grad_(False)
+    return modules, hparams, texts
 
 
-def load_text_tower(folder: str | os.PathLike) -> TextTower | TextEnsemble:
-    """Load the text tower of an exported folder alone, in evaluation mode, without gradients."""
+def load_text_tower(
+    folder: str | os.PathLike, texts: tuple[str, str] | None = None
+) -> TextTower | TextEnsemble:
+    """Load the text tower of an exported folder alone, in evaluation mode, without gradients.
+
+    With ``texts``, a head and what `load_parts` gave for it, WeightsError if the folder has
+    become another model's since.
+    """
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
-    config = read_config(path)["model"]
+    config = read_config(path)
+    if texts is not None and texts_digest(folder, config, texts[0]) != texts[1]:
+        raise WeightsError(
+            f"{folder}: the text encoder is not the one that was here when the model was loaded. "
+            "Load the model again."
+        )
+    config = config["model"]
     _check_sizes(config, weights)
-    with no_init_weights():
+    with _no_random_weights(checked_members(config, str(path))):
         tower = build_text_tower(config, Path(folder) / TOKENIZER, str(path))
     load_weights(tower, weights, others=True)
     return tower.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _no_random_weights(members: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Leave out the random numbers that weights replace, where a large model would draw them."""
+    entries = [one.get(part) or {} for one in members for part in ("audio_encoder", "text_encoder")]
+    if any(entry.get("class") in ("SSLEncoder", "TextEncoder") for entry in entries):
+        from transformers.initialization import no_init_weights
+
+        # It patches torch for all threads: of two at once, one would leave it patched.
+        with _PATCHING, no_init_weights():
+            yield
+    else:
+        yield
 
 
 def _check_sizes(config: Mapping[str, Any], weights: Path) -> None:
@@ -147,6 +187,9 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import validate_repo_id
+
     nowhere = f"no folder {source} (seen from {Path.cwd()})"
     try:
         validate_repo_id(str(source))
@@ -155,10 +198,24 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
         is_hub_id = False
     if not is_hub_id:
         raise ConfigurationError(f"{nowhere}, and it is no hub id (owner/name) either.")
-    patterns = [CONFIG, WEIGHTS, *(f"{TOKENIZER}/{pattern}" for pattern in PATTERNS)]
+    patterns = [CONFIG, WEIGHTS, CLASSIFIER, *(f"{TOKENIZER}/{pattern}" for pattern in PATTERNS)]
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns, **hub_options))
     except OSError as error:
         raise ConfigurationError(
             f"{nowhere}, and no model of that name can be had from the hub: {error}"
         ) from error
+
+
+def checked_device(device: str | torch.device) -> str:
+    """Name a device so that SpeechBrain takes it; ValueError if it cannot compute here."""
+    try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it computes nothing")
+        torch.empty(0, device=device)
+    # A build of torch without CUDA asserts.
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"device: {str(device)!r} cannot be used: {reason}.") from error
+    # SpeechBrain warns of a "cuda" without a number.
+    return "cuda:0" if str(device) == "cuda" else str(device)

@@ -17,7 +17,6 @@ from torch import nn
 
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.files import atomic_folder, read_json, write_json
-from gemoclap_sb.lobes.text import TextEncoder
 from gemoclap_sb.models.building import (
     CONFIG,
     ConfigurationError,
@@ -129,7 +128,7 @@ def write_run_config(
         logger.info("This run can be trained but not exported: %s", error)
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "unsupported": str(error)}
     else:
-        if isinstance(model.text_encoder, TextEncoder):
+        if hasattr(model.text_encoder, "save_tokenizer"):
             with atomic_folder(Path(folder) / TOKENIZER) as temporary:
                 model.text_encoder.save_tokenizer(temporary)
     write_json(path, config)

@@ -26,8 +26,12 @@ class WeightsError(ValueError):
     """A file of weights that is damaged, of another format, or of another model."""
 
 
-def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Write tensors by name as safetensors.
+def save_weights(
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors by name as safetensors, and words about them into its header.
 
     Examples
     --------
@@ -40,7 +44,7 @@ def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    save_file(plain, str(path), metadata={"format": "pt"})
+    save_file(plain, str(path), metadata={"format": "pt", **(metadata or {})})
     # safetensors writes for the owner's eyes only; a model is for others too.
     umask = os.umask(0)
     os.umask(umask)
@@ -53,7 +57,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fals
     With ``others`` the file may hold more than the module's, as one of a whole model does
     for the module of one tower. WeightsError as `check_weights` raises it.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         _compare(module, file, path, others)
         module.load_state_dict({name: file.get_tensor(name) for name in module.state_dict()})
 
@@ -64,13 +68,13 @@ def check_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fal
     WeightsError if the file is missing, is not (or no longer) safetensors, or differs from
     the module in its names, shapes or kinds of numbers.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         _compare(module, file, path, others)
 
 
 def count_weights(path: str | os.PathLike) -> int:
     """Count the numbers that a file holds, by its header."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
@@ -95,7 +99,8 @@ def _compare(module: nn.Module, file: safe_open, path: str | os.PathLike, others
 
 
 @contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[safe_open]:
+def opened(path: str | os.PathLike) -> Iterator[safe_open]:
+    """Open safetensors; WeightsError if a file is missing, a pickle, or damaged."""
     path = Path(path)
     if not path.is_file():
         raise WeightsError(

@@ -1,0 +1,42 @@
+"""What to do about a batch that does not fit into memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+
+Row = TypeVar("Row")
+
+# What torch says on a CPU, where it has no exception of its own.
+_CPU_SAYS = ("can't allocate memory", "not enough memory")
+
+
+@contextlib.contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn what torch says when memory runs out into a RuntimeError of one line, with advice.
+
+    Examples
+    --------
+    >>> with memory_advice("Lower batch_size."):
+    ...     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    Traceback (most recent call last):
+    RuntimeError: a batch does not fit into memory. Lower batch_size. (CUDA out of memory.)
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and not any(words in str(error) for words in _CPU_SAYS):
+            raise
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        said = f" ({reason}.)" if reason else ""
+        raise RuntimeError(f"a batch does not fit into memory. {advice}{said}") from error
+
+
+def with_advice(rows: Iterable[Row], advice: str) -> Iterator[Row]:
+    """Hand rows on; see `memory_advice` for what goes wrong while they are made."""
+    with memory_advice(advice):
+        yield from rows
