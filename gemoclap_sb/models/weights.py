@@ -29,9 +29,9 @@ class WeightsError(ValueError):
 def save_weights(
     tensors: Mapping[str, Tensor],
     path: str | os.PathLike,
-    metadata: Mapping[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write tensors by name as safetensors, and words about them into its header.
+    """Write tensors by name as safetensors, with one word about them in its header.
 
     Examples
     --------
@@ -44,7 +44,8 @@ def save_weights(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    save_file(plain, str(path), metadata={"format": "pt", **(metadata or {})})
+    # One word only: safetensors writes several in any order, and equal files would differ.
+    save_file(plain, str(path), metadata=metadata or {"format": "pt"})
     # safetensors writes for the owner's eyes only; a model is for others too.
     umask = os.umask(0)
     os.umask(umask)
