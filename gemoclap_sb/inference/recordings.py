@@ -28,7 +28,7 @@ from gemoclap_sb.inference.waveforms import as_waveform
 from gemoclap_sb.models.towers import AudioTower
 
 _FILES = str, os.PathLike, FetchSource
-_IN_MEMORY = bytes, bytearray, memoryview, Mapping, np.ndarray, Tensor
+_IN_MEMORY = bytes, bytearray, memoryview, Mapping, np.ndarray, np.generic, Tensor
 
 
 def is_one(given: object) -> bool:
@@ -80,7 +80,8 @@ def embed_together(
             of_batch = embed_batch(tower, [recordings[i] for i in batch], device)
         rows.update(zip(batch, of_batch, strict=True))
     for row in rows.values():
-        embedding_of(row)
+        if not torch.isfinite(embedding_of(row)).all():
+            raise AudioError(f"{row.path} has no finite embedding; expected samples in [-1, 1].")
     return [rows[i] for i in range(len(recordings))]
 
 

@@ -143,8 +143,8 @@ def as_waveform(name: str, given: Any, sampling_rate: Any, sample_rate: int) -> 
         raise AudioError(f"{name}: expected samples, found none.")
     if wav.numel() > max(wav.shape, default=0):
         raise ValueError(
-            f"{name}: expected one channel [samples], found the shape {list(wav.shape)}. Which "
-            "axis has the channels? Average them first: array.mean(axis=...)."
+            f"{name}: expected one channel [samples], found the shape {list(wav.shape)}. Average "
+            "the axis of the channels first: array.mean(axis=...)."
         )
     wav = wav.reshape(-1).cpu()
     if unusable := int((~torch.isfinite(wav)).sum()):

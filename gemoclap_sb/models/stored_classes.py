@@ -73,7 +73,8 @@ def load_classes(
     try:
         with opened(path) as file:
             stored = (file.metadata() or {}).get(_DIGEST)
-        if stored is None or stored != texts_digest(folder, config, head):
+            finite = all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118
+        if not finite or stored is None or stored != texts_digest(folder, config, head):
             return None
         load_weights(into, path)
     except (WeightsError, OSError, RecursionError):
