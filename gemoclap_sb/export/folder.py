@@ -5,7 +5,8 @@
     tokenizer/            where the text tower has one
     hyperparams.yaml      for stock SpeechBrain, with these three:
     embedding_model.ckpt    model.safetensors under the name that SpeechBrain asks for
-    classifier.ckpt         embeddings of the classes' texts, and the fitted temperature
+    classifier.ckpt         embeddings of the classes' texts, and the fitted temperature; with
+                            them `from_pretrained` needs no text tower for these classes
     label_encoder.ckpt      the labels
     README.md             the model card
 

@@ -3,7 +3,8 @@
 ``config.json`` is checked and followed (see `gemoclap_sb.models.building`), and the header
 of ``model.safetensors`` compared with it, before a weight is loaded. Modules are built
 without the random numbers that the weights replace: drawing them for WavLM-large takes
-longer than everything else.
+longer than everything else. The text tower is left for when it is needed, where the folder has
+the embeddings of the classes (see `gemoclap_sb.models.stored_classes`).
 """
 
 from __future__ import annotations
