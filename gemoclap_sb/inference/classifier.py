@@ -26,7 +26,7 @@ from gemoclap_sb.inference.bulk import (
     embed_files,
 )
 from gemoclap_sb.inference.loading import checked_device, load_parts, local_folder
-from gemoclap_sb.inference.memory import memory_advice, with_advice
+from gemoclap_sb.inference.memory import memory_advice
 from gemoclap_sb.inference.recordings import (
     embed_inputs,
     embed_together,
@@ -333,8 +333,7 @@ class GEmoCLAPClassifier(WordClassifier):
         One row a path, with its embedding ``[D]`` or its error.
         """
         options = BulkOptions(**options)
-        rows = embed_files(self.mods.embedding_model, paths, self.device, options)
-        return with_advice(rows, "Lower batch_size.")
+        return embed_files(self.mods.embedding_model, paths, self.device, options)
 
     def embed_files(self, paths: Paths, **options: Any) -> Tensor:
         """Embed N files that can all be read: ``[N, D]``, L2-normalised, on the CPU.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import torch
-
-Row = TypeVar("Row")
 
 # What torch says on a CPU, where it has no exception of its own.
 _CPU_SAYS = ("can't allocate memory", "not enough memory")
@@ -34,9 +31,3 @@ def memory_advice(advice: str) -> Iterator[None]:
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         said = f" ({reason}.)" if reason else ""
         raise RuntimeError(f"a batch does not fit into memory. {advice}{said}") from error
-
-
-def with_advice(rows: Iterable[Row], advice: str) -> Iterator[Row]:
-    """Hand rows on; see `memory_advice` for what goes wrong while they are made."""
-    with memory_advice(advice):
-        yield from rows

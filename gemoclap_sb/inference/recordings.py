@@ -76,7 +76,7 @@ def embed_together(
     """
     rows: dict[int, FileEmbedding] = {}
     for batch in make_batches(recordings, tower.sample_rate, len(recordings)):
-        with memory_advice("Lower batch_size, or take a device with more."):
+        with memory_advice("Lower batch_size."):
             of_batch = embed_batch(tower, [recordings[i] for i in batch], device)
         rows.update(zip(batch, of_batch, strict=True))
     for row in rows.values():
