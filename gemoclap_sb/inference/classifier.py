@@ -66,8 +66,7 @@ class GEmoCLAPClassifier(WordClassifier):
     >>> best, *_ = classifier(second, sampling_rate=44100)
     >>> sorted(best), best["label"] in classifier.labels
     (['label', 'score'], True)
-    >>> [[again]] = classifier([{"array": second, "sampling_rate": 44100}], top_k=1)
-    >>> again == best
+    >>> classifier([{"array": second, "sampling_rate": 44100}], top_k=1) == [[best]]
     True
     >>> classifier.classify_batch(torch.randn(3, 16000))[0].shape
     torch.Size([3, 7])
@@ -133,8 +132,7 @@ class GEmoCLAPClassifier(WordClassifier):
         """
         classifier = super().from_hparams(source, hparams_file, **kwargs)
         if classifier is not None:
-            path = source.path if isinstance(source, FetchSource) else source
-            classifier._source = absolute(path)
+            classifier._source = absolute(getattr(source, "path", source))
         return classifier
 
     @property
@@ -147,9 +145,8 @@ class GEmoCLAPClassifier(WordClassifier):
     ) -> Tensor:
         """Read a file as the model wants it: float32 ``[T]``, on the model's device.
 
-        A local file of any rate, channel count and format that libsndfile reads; an address
-        (``https://...``) or a ``FetchSource`` of SpeechBrain's, which is fetched, and kept if there
-        is a ``savedir``. AudioError if the file cannot be had or used.
+        A local file of any rate, channels and format that libsndfile reads; or an address or a
+        ``FetchSource``, fetched, and kept in ``savedir``. AudioError if it cannot be had or used.
         """
         with local_file(path, savedir) as local:
             return read_audio(local, self.sample_rate).to(self.device)
@@ -164,9 +161,8 @@ class GEmoCLAPClassifier(WordClassifier):
 
         Floats in [-1, 1], or PCM as int16, int32 or uint8. ``wav_lens`` ``[B]`` are relative to
         the longest, in (0, 1]; by default all are as long. Returns ``[B, 1, D]``, L2-normalised
-        whatever ``normalize`` says. ValueError for another shape, type or length; AudioError,
-        which is one, for samples that are not finite or far too large; RuntimeError if the batch
-        does not fit into memory.
+        whatever ``normalize`` says. ValueError for another shape, type or length, and for samples
+        that are not finite or far too large; RuntimeError if memory does not suffice.
         """
         wavs, wav_lens = checked_batch(wavs, wav_lens)
         with memory_advice("Give fewer or shorter waveforms at a time."), torch.inference_mode():
@@ -256,11 +252,8 @@ class GEmoCLAPClassifier(WordClassifier):
         Raises
         ------
         ValueError
-            If something is asked for that cannot be.
-        AudioError
-            If a recording cannot be read, or has samples that are not finite.
-        RuntimeError
-            If a batch does not fit into memory.
+            If something is asked for that cannot be; an AudioError, which is one, if a recording
+            cannot be read, or has samples that are not finite.
         """
         as_pipelines = sampling_rate is not None or top_k is not None
         if wav_lens is not None and as_pipelines:
@@ -332,8 +325,7 @@ class GEmoCLAPClassifier(WordClassifier):
 
         One row a path, with its embedding ``[D]`` or its error.
         """
-        options = BulkOptions(**options)
-        return embed_files(self.mods.embedding_model, paths, self.device, options)
+        return embed_files(self.mods.embedding_model, paths, self.device, BulkOptions(**options))
 
     def embed_files(self, paths: Paths, **options: Any) -> Tensor:
         """Embed N files that can all be read: ``[N, D]``, L2-normalised, on the CPU.
