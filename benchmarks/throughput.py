@@ -4,7 +4,9 @@ The rival is a loop of ``EncoderClassifier.classify_file`` on the same exported 
 file at a time, as SpeechBrain's users write it. Both take the same files in the same
 process, in turns that change their order from round to round, after a warm-up. The medians
 over the rounds are compared, and so are all scores: a batch must not change an answer.
-Then one file from a cold start, in fresh processes by turns: imports, loading, computing.
+Then one file from a cold start, in fresh processes by turns: imports, loading, computing. At last
+what the command `gemoclap classify` takes of a machine for one file, beside the mere import of
+SpeechBrain's class, below which nothing that builds on it can come.
 
     python benchmarks/throughput.py --audio /path/to/RAVDESS
     python benchmarks/throughput.py --audio FOLDER --model EXPORTED_FOLDER --rounds 5
@@ -62,6 +64,22 @@ COLD_STARTS = {
         load_class="from gemoclap_sb.inference import GEmoCLAPClassifier",
         make="GEmoCLAPClassifier.from_pretrained(sys.argv[2], device='cpu')",
     ),
+}
+
+# Importing SpeechBrain's class alone, and the whole command: arguments are a file and a model.
+IMPORT, COMMAND = "import speechbrain.inference.classifiers", "gemoclap classify FILE"
+# A small process starts them: what a large one holds when it forks is counted as the new one's.
+# Linux counts in kB.
+LAUNCH = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1.024e-3, time.perf_counter() - start)
+"""
+COMMANDS = {
+    IMPORT: ["-c", IMPORT],
+    COMMAND: ["-m", "gemoclap_sb.cli", "classify", "{file}", "--model", "{model}"],
 }
 
 Classify = Callable[[Sequence[str]], Tensor]
@@ -122,6 +140,18 @@ def cold_start(path: str, model: Path, rounds: int) -> dict[str, list[float]]:
     return {name: [*map(statistics.median, zip(*of, strict=True))] for name, of in seconds.items()}
 
 
+def cold_commands(path: str, model: Path, rounds: int) -> dict[str, list[float]]:
+    """Median CPU seconds, peak MB and seconds of each of `COMMANDS`."""
+    measured: dict[str, list[list[float]]] = {name: [] for name in COMMANDS}
+    for _ in range(rounds):
+        for name, parts in COMMANDS.items():
+            filled = [part.format(file=path, model=model) for part in parts]
+            command = [sys.executable, "-c", LAUNCH, sys.executable, *filled]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            measured[name].append([float(part) for part in printed.split()])
+    return {name: [*map(statistics.median, zip(*of, strict=True))] for name, of in measured.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, measure, print the table; 1 if the scores differ."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
@@ -144,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = options.model or export_untrained(Path(folder))
         seconds, difference = measure(make_ways(model, options.device), paths, options.rounds)
         cold = cold_start(paths[0], model, options.rounds)
+        commands = cold_commands(paths[0], model, options.rounds)
 
     what = options.model or f"{HPARAMS.stem} with random weights"
     print(
@@ -164,6 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("| --- | ---: | ---: | ---: |")
     for name, of in cold.items():
         print(f"| {name} | " + " | ".join(f"{part:.3f}" for part in of) + " |")
+    print("\n| a fresh process | CPU s | peak MB | s |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, (cpu, peak, elapsed) in commands.items():
+        print(f"| `{name}` | {cpu:.2f} | {peak:.0f} | {elapsed:.2f} |")
     print(f"\nLargest difference of a probability: {difference:.1e}")
     if difference > TOLERANCE:
         print(f"The scores differ by more than {TOLERANCE:g}.", file=sys.stderr)

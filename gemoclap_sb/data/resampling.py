@@ -3,7 +3,9 @@
 The filter is torchaudio's windowed sinc of 6 zero crossings to either side. torchaudio keeps a
 whole kernel for each phase: for rates that share no factor, 44,101 to 16,000 Hz for instance,
 that is gigabytes of zeros. There the same filter is evaluated where it is not zero
-(Smith, "Digital Audio Resampling", https://ccrma.stanford.edu/~jos/resample/).
+(Smith, "Digital Audio Resampling", https://ccrma.stanford.edu/~jos/resample/). Written here, since
+a part of a file must be what that part of the whole is: soxr streams from the beginning, and
+SciPy's polyphase filter grows with the rates, at 10 MHz beyond any memory.
 
     resampler = resampler_of(44101, 16000)
     first, last = resampler.span(start, stop)
@@ -20,6 +22,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchaudio.transforms import Resample
 
 _ZERO_CROSSINGS, _ROLLOFF = 6, 0.99
@@ -103,3 +106,19 @@ def resampler_of(source: int, target: int) -> PeriodicResampler | DirectResample
     taps = 2 * math.ceil(_ZERO_CROSSINGS * max(1.0, period / outputs) / _ROLLOFF) + period
     kind = PeriodicResampler if outputs * taps <= _LARGEST_KERNEL else DirectResampler
     return kind(source, target)
+
+
+def resample(wav: Tensor, source_rate: int, target_rate: int) -> Tensor:
+    """Bring a waveform ``[T]`` from one rate to another, both in Hz.
+
+    Examples
+    --------
+    >>> resample(torch.zeros(441), 44100, 16000).shape
+    torch.Size([160])
+    """
+    if source_rate == target_rate:
+        return wav
+    resampler = resampler_of(source_rate, target_rate)
+    length = -(-len(wav) * target_rate // source_rate)
+    first, last = resampler.span(0, length)
+    return resampler(pad(wav, (-first, last - len(wav))), 0, length)

@@ -6,7 +6,8 @@
     hyperparams.yaml      for stock SpeechBrain, with these three:
     embedding_model.ckpt    model.safetensors under the name that SpeechBrain asks for
     classifier.ckpt         embeddings of the classes' texts, or a plain classifier's linear layer,
-                            and the fitted temperature
+                            and the fitted temperature; with them `from_pretrained` needs no text
+                            tower for these classes
     label_encoder.ckpt      the labels
     README.md             the model card
 
@@ -45,6 +46,7 @@ from gemoclap_sb.models.configuration import (
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
 from gemoclap_sb.models.foreign import composed, foreign_parts, foreign_paths, is_foreign
 from gemoclap_sb.models.plain_description import is_plain
+from gemoclap_sb.models.stored_classes import CLASSIFIER, save_classes
 from gemoclap_sb.models.tokenizer_files import SUFFIXES as TOKENIZER_SUFFIXES
 from gemoclap_sb.models.weights import WEIGHTS, save_weights
 from gemoclap_sb.training.run_folder import METRICS
@@ -52,7 +54,7 @@ from gemoclap_sb.training.run_folder import METRICS
 logger = get_logger(__name__)
 
 HYPERPARAMS, CARD = "hyperparams.yaml", "README.md"
-EMBEDDING, CLASSIFIER, LABELS = "embedding_model.ckpt", "classifier.ckpt", "label_encoder.ckpt"
+EMBEDDING, LABELS = "embedding_model.ckpt", "label_encoder.ckpt"
 FILES = (CONFIG, WEIGHTS, HYPERPARAMS, EMBEDDING, CLASSIFIER, LABELS, CARD)
 
 # Of metrics.json: results and how they came about, not where the files lay.
@@ -230,8 +232,7 @@ def _write_for_speechbrain(
             classes = model.encode_classes(build_prompts(config).class_sentences(head))
     # Without one that was fitted, the model's own.
     scale = config.get("calibration", {}).get(head, model.class_scale())
-    weights = {"classes": classes, "scale": torch.tensor(scale)}
-    save_weights(weights, folder / CLASSIFIER)
+    save_classes(folder, config, head, classes, scale)
     try:
         os.link(folder / WEIGHTS, folder / EMBEDDING)
     except OSError:

@@ -76,9 +76,14 @@ def class_texts(classifier: Any, where: str) -> Tensor:
     ConfigurationError if that cannot be done, gives no unit vectors, or the same one twice.
     """
     sentences = classifier.prompts.class_sentences(classifier.attribute)
-    unit = classifier.mods.embedding_model.unit
-    encode = classifier.encode_text
+    unit, encode = classifier.mods.embedding_model.unit, classifier.encode_text
     classes = built(where, "words and templates", class_embeddings, sentences, encode, unit)
+    check_classes(classes, sentences, where)
+    return classes
+
+
+def check_classes(classes: Tensor, sentences: Sequence[Sequence[str]], where: str) -> None:
+    """Refuse embeddings ``[C, D]`` of classes that are no unit vectors, or not all different."""
     if not is_unit(classes):
         raise ConfigurationError(
             f"{where}: expected a model that embeds its classes' texts, found embeddings that are "
@@ -92,7 +97,6 @@ def class_texts(classifier: Any, where: str) -> Tensor:
                 f"of {shown(same)} and {shown(first)}: one would always be as probable as the "
                 "other. Take another export."
             )
-    return classes
 
 
 def check_scale(scale: Tensor, where: str) -> None:

@@ -8,44 +8,45 @@ classes from ``config.json`` and fills them from ``model.safetensors``. SpeechBr
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.logger import get_logger
-from torch import Tensor, nn
+from torch import Tensor
 
 from gemoclap_sb.data.audio import AudioError, read_audio
-from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.inference.answering import class_texts
 from gemoclap_sb.inference.bulk import (
     CPU_BATCH_SECONDS,
     GPU_BATCH_SECONDS,
     BulkOptions,
     FileEmbedding,
-    embed_batch,
     embed_files,
-    read_recording,
 )
-from gemoclap_sb.inference.loading import load_parts, load_text_tower, local_folder
+from gemoclap_sb.inference.loading import checked_device, load_parts, local_folder
+from gemoclap_sb.inference.memory import memory_advice
+from gemoclap_sb.inference.recordings import (
+    embed_inputs,
+    embed_together,
+    is_one,
+    local_file,
+    read_local,
+)
 from gemoclap_sb.inference.results import Classification, Match, embedding_of
 from gemoclap_sb.inference.timeline import Timeline, classify_windows
-from gemoclap_sb.models.ensemble import TextEnsemble
-from gemoclap_sb.models.gemoclap import class_embeddings
-from gemoclap_sb.models.towers import TextTower, class_log_posteriors
+from gemoclap_sb.inference.waveforms import checked_batch, checked_count
+from gemoclap_sb.inference.words import Labels, WordClassifier, absolute
 
 logger = get_logger(__name__)
 
-CACHED_SENTENCES = 10_000
-
-Labels = Sequence[str] | Mapping[str, str] | None
 Paths = Iterable[str | os.PathLike]
+Answer = list[dict[str, float | str]]
 
 
-class GEmoCLAPClassifier(EncoderClassifier):
+class GEmoCLAPClassifier(WordClassifier):
     """Classify recordings by words, embed recordings and sentences, search recordings.
 
     Made by `from_pretrained`, or by SpeechBrain's ``from_hparams`` on a folder that you trust.
@@ -57,27 +58,20 @@ class GEmoCLAPClassifier(EncoderClassifier):
     grow with it (see ``timeline`` for what happens within it); silence gets a class like
     anything else, which says nothing. An utterance's result does not depend on its batch.
 
+    Called, it answers as transformers' pipelines do; see `forward`. Threads may share it.
+
     Examples
     --------
-    >>> classifier = GEmoCLAPClassifier.from_pretrained("exported")  # doctest: +SKIP
-    >>> classifier.classify_file("speech.wav")[3]  # doctest: +SKIP
-    ['ang']
+    >>> classifier = GEmoCLAPClassifier.from_pretrained("default", device="cpu")
+    >>> second = 0.1 * np.sin(np.arange(44100) / 20)
+    >>> best, *_ = classifier(second, sampling_rate=44100)
+    >>> sorted(best), best["label"] in classifier.labels
+    (['label', 'score'], True)
+    >>> classifier([{"array": second, "sampling_rate": 44100}], top_k=1) == [[best]]
+    True
+    >>> classifier.classify_batch(torch.randn(3, 16000))[0].shape
+    torch.Size([3, 7])
     """
-
-    HPARAMS_NEEDED = ["attribute", "words", "templates", "label_encoder", "sample_rate"]
-
-    def __init__(
-        self,
-        modules: Mapping[str, nn.Module] | None = None,
-        hparams: Mapping[str, Any] | None = None,
-        run_opts: Mapping[str, Any] | None = None,
-        freeze_params: bool = True,
-    ) -> None:
-        super().__init__(modules, hparams, run_opts, freeze_params)
-        self.prompts = Prompts(self.hparams.words, self.hparams.templates)
-        self.text_tower: TextTower | TextEnsemble | None = None
-        self._source: str | os.PathLike | None = None
-        self._sentences: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
     def from_pretrained(
@@ -109,16 +103,18 @@ class GEmoCLAPClassifier(EncoderClassifier):
             but the package's own classes.
         WeightsError
             If ``model.safetensors`` is missing, damaged, a pickle, or of another model.
+        ValueError
+            If there is no such device here, or no such head.
         """
-        folder = local_folder(source, **hub_options)
-        modules, hparams, text_tower = load_parts(folder, attribute)
-        # SpeechBrain warns of a "cuda" without a number.
-        numbered = "cuda:0" if str(device) == "cuda" else str(device)
-        run_opts = None if device is None else {"device": numbered}
+        run_opts = None if device is None else {"device": checked_device(device)}
+        folder = absolute(local_folder(source, **hub_options))
+        modules, hparams, texts = load_parts(folder, attribute)
         classifier = cls(modules=modules, hparams=hparams, run_opts=run_opts)
         classifier._source = folder
-        if text_tower is not None:
-            classifier.text_tower = text_tower.to(classifier.device)
+        if isinstance(texts, str):
+            classifier._texts = classifier.attribute, texts
+        elif texts is not None:
+            classifier._text_tower = texts.to(classifier.device)
             classifier.mods.classifier.classes.copy_(class_texts(classifier, str(folder)))
         return classifier
 
@@ -136,71 +132,54 @@ class GEmoCLAPClassifier(EncoderClassifier):
         """
         classifier = super().from_hparams(source, hparams_file, **kwargs)
         if classifier is not None:
-            classifier._source = source.path if isinstance(source, FetchSource) else source
+            classifier._source = absolute(getattr(source, "path", source))
         return classifier
-
-    @property
-    def attribute(self) -> str:
-        """What is classified: ``emotion``, or another head of the model."""
-        return self.hparams.attribute
-
-    @property
-    def labels(self) -> list[str]:
-        """The model's own labels, in the order of their indices."""
-        return list(self.prompts.words[self.attribute])
 
     @property
     def sample_rate(self) -> int:
         """Rate of the waveforms that the model takes, in Hz."""
         return self.hparams.sample_rate
 
-    def load_audio(self, path: str | os.PathLike, savedir: str | None = None) -> Tensor:
+    def load_audio(
+        self, path: str | os.PathLike | FetchSource, savedir: str | os.PathLike | None = None
+    ) -> Tensor:
         """Read a file as the model wants it: float32 ``[T]``, on the model's device.
 
-        A local file of any rate, channel count and format that libsndfile reads. An address
-        (``https://...``) or a ``FetchSource`` goes through SpeechBrain, which keeps what it
-        fetches in ``savedir``. AudioError if the file cannot be used.
+        A local file of any rate, channels and format that libsndfile reads; or an address or a
+        ``FetchSource``, fetched, and kept in ``savedir``. AudioError if it cannot be had or used.
         """
-        if _is_remote(path):
-            return super().load_audio(path, savedir)
-        return read_audio(path, self.sample_rate).to(self.device)
+        with local_file(path, savedir) as local:
+            return read_audio(local, self.sample_rate).to(self.device)
 
     def encode_batch(
-        self, wavs: Tensor, wav_lens: Tensor | None = None, normalize: bool = False
+        self,
+        wavs: Tensor | np.ndarray,
+        wav_lens: Tensor | np.ndarray | Sequence[float] | None = None,
+        normalize: bool = False,
     ) -> Tensor:
         """Embed waveforms ``[B, T]`` or ``[T]``, mono, at the model's rate.
 
-        ``wav_lens`` ``[B]`` are relative to the longest; by default all are as long. Returns
-        ``[B, 1, D]``, L2-normalised whatever ``normalize`` says, but for a plain classifier's.
+        Floats in [-1, 1], or PCM as int16, int32 or uint8. ``wav_lens`` ``[B]`` are relative to
+        the longest, in (0, 1]; by default all are as long. Returns ``[B, 1, D]``, L2-normalised
+        whatever ``normalize`` says, but for a plain classifier's. ValueError for another shape,
+        type or length, and for samples that are not finite or far too large; RuntimeError if
+        memory does not suffice.
         """
-        with torch.inference_mode():
+        wavs, wav_lens = checked_batch(wavs, wav_lens)
+        with memory_advice("Give fewer or shorter waveforms at a time."), torch.inference_mode():
             embeddings = super().encode_batch(wavs, wav_lens, normalize)
+        if rows := (~torch.isfinite(embeddings).all(dim=-1)).nonzero().tolist():
+            raise AudioError(
+                f"wavs[{rows[0][0]}] has no finite embedding: its samples reach "
+                f"{wavs[rows[0][0]].abs().max():g}; expected [-1, 1]."
+            )
         # Tensors made in inference mode cannot take part in anybody's training.
         return embeddings.clone()
 
-    def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """Embed N sentences, ``[N, D]``, L2-normalised.
-
-        One that was asked for before is not encoded again. ValueError if there is no
-        sentence, one is longer than the text encoder takes, or the model has no text encoder.
-        """
-        if isinstance(sentences, str) or not sentences:
-            raise ValueError(f"sentences: expected a list of one or more, found {sentences!r}.")
-        self.mods.classifier.check_texts()
-        new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._sentences]
-        if new:
-            with torch.inference_mode():
-                embeddings = self._text()(new)
-            self._sentences.update(zip(new, embeddings.clone(), strict=True))
-        rows = torch.stack([self._sentences[sentence] for sentence in sentences]).to(self.device)
-        while len(self._sentences) > CACHED_SENTENCES:
-            self._sentences.popitem(last=False)
-        return rows
-
     def classify_batch(
         self,
-        wavs: Tensor,
-        wav_lens: Tensor | None = None,
+        wavs: Tensor | np.ndarray,
+        wav_lens: Tensor | np.ndarray | Sequence[float] | None = None,
         labels: Labels = None,
         templates: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
@@ -229,34 +208,89 @@ class GEmoCLAPClassifier(EncoderClassifier):
         Raises
         ------
         ValueError
-            If labels or templates cannot serve.
+            If labels or templates cannot serve, or as `encode_batch` says.
         """
         names, classes = self._classes(labels, templates)
         return self._classified(self.encode_batch(wavs, wav_lens)[:, 0], names, classes)
 
-    def classify_file(
+    def forward(
         self,
-        path: str | os.PathLike,
+        wavs: Any,
+        wav_lens: Tensor | None = None,
+        *,
+        sampling_rate: int | None = None,
+        top_k: int | None = None,
         labels: Labels = None,
         templates: Sequence[str] | None = None,
-        **kwargs: Any,
+        batch_size: int = 1,
+    ) -> Answer | list[Answer] | Iterator[Answer] | tuple[Tensor, Tensor, Tensor, list[str]]:
+        """Answer a call, ``classifier(...)``, as transformers' audio classification does.
+
+        A tensor by itself, or anything with ``wav_lens``, is a batch: see `classify_batch`. To
+        classify many files and go on after one that cannot be read, see `classify_files`.
+
+        Parameters
+        ----------
+        wavs : one recording or several
+            One: the path of a file, an address (``https://...``), the bytes of a file, samples
+            ``[T]`` as an array, or ``{"array": samples, "sampling_rate": rate}`` (``"raw"`` does
+            as well). A list or tuple of these, or any iterable.
+        sampling_rate : int, optional
+            Of samples that come without one, in Hz; by default the model's.
+        top_k : int, optional
+            How many classes; by default all.
+        labels, templates
+            See `classify_batch`.
+        batch_size : int
+            How many of several recordings are embedded together.
+
+        Returns
+        -------
+        list of dict
+            ``{"score": probability, "label": label}``, the highest first. For a list or a tuple,
+            a list of these; for another iterable an iterator, which reads as it is read.
+
+        Raises
+        ------
+        ValueError
+            If something is asked for that cannot be; an AudioError, which is one, if a recording
+            cannot be read, or has samples that are not finite.
+        """
+        as_pipelines = sampling_rate is not None or top_k is not None
+        if wav_lens is not None and as_pipelines:
+            raise ValueError("wav_lens: of a batch, which takes neither sampling_rate nor top_k.")
+        if wav_lens is not None or (isinstance(wavs, Tensor) and not as_pipelines):
+            return self.classify_batch(wavs, wav_lens, labels, templates)
+        checked_count("top_k", 1 if top_k is None else top_k)
+        checked_count("batch_size", batch_size)
+        names, classes = self._classes(labels, templates)
+        scored = names, classes.cpu(), self.mods.classifier.scale.cpu()
+        one = is_one(wavs)
+        inputs = [("input", wavs)] if one else ((f"inputs[{i}]", of) for i, of in enumerate(wavs))
+        tower = self.mods.embedding_model
+        rows = embed_inputs(tower, inputs, self.device, sampling_rate, batch_size)
+        answers = (Classification.of(row, *scored).ranked(top_k) for row in rows)
+        if one:
+            return next(answers)
+        return list(answers) if isinstance(wavs, list | tuple) else answers
+
+    def classify_file(
+        self,
+        path: str | os.PathLike | FetchSource,
+        labels: Labels = None,
+        templates: Sequence[str] | None = None,
+        savedir: str | os.PathLike | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         """Classify one file, whatever its length.
 
-        ``path`` and ``kwargs`` are `load_audio`'s; the rest is as in `classify_batch`, with
+        ``path`` and ``savedir`` are `load_audio`'s; the rest is as in `classify_batch`, with
         B = 1. AudioError if the file cannot be read.
         """
         names, classes = self._classes(labels, templates)
-        if _is_remote(path):
-            embedding = self.encode_batch(self.load_audio(path, **kwargs))[:, 0]
-        else:
+        with local_file(path, savedir) as local:
             tower = self.mods.embedding_model
-            recording = read_recording(path, tower.sample_rate, tower.longest)
-            if recording.error is not None:
-                raise AudioError(recording.error)
-            [row] = embed_batch(tower, [recording], self.device)
-            embedding = embedding_of(row)[None].to(self.device)
-        return self._classified(embedding, names, classes)
+            [row] = embed_together(tower, [read_local(local, tower)], self.device)
+        return self._classified(embedding_of(row)[None].to(self.device), names, classes)
 
     def classify_files(
         self,
@@ -292,8 +326,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
 
         One row a path, with its embedding ``[D]`` or its error.
         """
-        options = BulkOptions(**options)
-        return embed_files(self.mods.embedding_model, paths, self.device, options)
+        return embed_files(self.mods.embedding_model, paths, self.device, BulkOptions(**options))
 
     def embed_files(self, paths: Paths, **options: Any) -> Tensor:
         """Embed N files that can all be read: ``[N, D]``, L2-normalised, on the CPU.
@@ -310,8 +343,7 @@ class GEmoCLAPClassifier(EncoderClassifier):
         ``text`` is a whole sentence, best in the words of the model's prompts. A file that
         cannot be read is left out, with a warning. ValueError if ``top_k`` is not positive.
         """
-        if top_k < 1:
-            raise ValueError(f"top_k: expected 1 or more, found {top_k!r}.")
+        checked_count("top_k", top_k)
         query = self.encode_text([text])[0].cpu()
         matches = []
         for row in self.encode_files(paths, **options):
@@ -368,36 +400,3 @@ class GEmoCLAPClassifier(EncoderClassifier):
         return classify_windows(
             classify, names, path, window, hop, self.sample_rate, seconds, progress
         )
-
-    def _classes(self, labels: Labels, templates: Sequence[str] | None) -> tuple[list[str], Tensor]:
-        """Names of the classes asked for, and their embeddings ``[C, D]``."""
-        if labels is None and templates is None:
-            return self.labels, self.mods.classifier.classes
-        self.mods.classifier.check_texts()
-        prompts = self.prompts.asked(self.attribute, labels, templates)
-        sentences = prompts.class_sentences(self.attribute)
-        names = list(prompts.words[self.attribute])
-        unit = self.mods.embedding_model.unit
-        return names, class_embeddings(sentences, self.encode_text, unit)
-
-    def _classified(
-        self, embeddings: Tensor, names: list[str], classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-        out_prob = class_log_posteriors(embeddings, classes, self.mods.classifier.scale)
-        score, index = out_prob.max(dim=-1)
-        return out_prob, score, index, [names[i] for i in index.tolist()]
-
-    def _text(self) -> TextTower | TextEnsemble:
-        if self.text_tower is None:
-            if self._source is None:
-                raise RuntimeError(
-                    "this classifier does not know its folder, so it has no text encoder. Make it "
-                    "with GEmoCLAPClassifier.from_pretrained or .from_hparams."
-                )
-            folder = local_folder(self._source)
-            self.text_tower = load_text_tower(folder).to(self.device)
-        return self.text_tower
-
-
-def _is_remote(path: object) -> bool:
-    return isinstance(path, FetchSource) or str(path).startswith(("http://", "https://"))

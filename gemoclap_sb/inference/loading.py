@@ -3,30 +3,31 @@
 ``config.json`` is checked and followed (see `gemoclap_sb.models.building`), and the header
 of ``model.safetensors`` compared with it, before a weight is loaded. Modules are built
 without the random numbers that the weights replace: drawing them for WavLM-large takes
-longer than everything else.
+longer than everything else. The text tower is left for when it is needed, where the folder has
+the embeddings of the classes (see `gemoclap_sb.models.stored_classes`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from huggingface_hub import snapshot_download
+import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from speechbrain.dataio.preprocess import AudioNormalizer
 from torch import nn
-from transformers.initialization import no_init_weights
 
 from gemoclap_sb.data.labels import label_encoder
-from gemoclap_sb.inference.answering import check_audio, check_scale, check_tokens
-from gemoclap_sb.models.building import CONFIG, build_model
+from gemoclap_sb.inference.answering import check_audio, check_classes, check_scale, check_tokens
+from gemoclap_sb.models.audio_classifier import AudioClassifier
+from gemoclap_sb.models.building import CONFIG, build_model, checked_members
 from gemoclap_sb.models.class_layer import ClassLayer, class_rows
 from gemoclap_sb.models.configuration import (
     LONGEST_SECONDS,
@@ -40,6 +41,7 @@ from gemoclap_sb.models.errors import ConfigurationError, shortened
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.models.limits import Budget
 from gemoclap_sb.models.plain_description import NO_TEXTS, check_labels, is_plain
+from gemoclap_sb.models.stored_classes import CLASSIFIER, load_classes, texts_digest
 from gemoclap_sb.models.tokenizer_files import PATTERNS
 from gemoclap_sb.models.towers import (
     AudioTower,
@@ -47,6 +49,7 @@ from gemoclap_sb.models.towers import (
     PassThrough,
     TextTower,
     build_text_tower,
+    chosen_head,
     text_tower_of,
 )
 from gemoclap_sb.models.weights import WEIGHTS, WeightsError, load_weights, weights_size
@@ -60,41 +63,57 @@ _ABOUT_DEFAULT = (
     "another."
 )
 
+_PATCHING = Lock()
 # Sizes up to this are believed, whatever the number of weights.
 _HARMLESS_SIZE = 10**6
 
 
 def load_parts(
     folder: str | os.PathLike, attribute: str | None = None
-) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower | TextEnsemble | None]:
+) -> tuple[dict[str, nn.Module], dict[str, Any], TextTower | TextEnsemble | str | None]:
     """Build and fill what a `Pretrained` of SpeechBrain is made of, and the text tower.
 
-    Returns the modules as ``hyperparams.yaml`` has them, the embeddings of the classes'
-    texts still zero; the other hyperparameters; the text tower. Of a plain classifier its linear
-    layer, filled, and None. ConfigurationError or
-    WeightsError if the folder is not what an export wrote, ValueError for an attribute that
-    is no head of the model.
+    Returns the modules as ``hyperparams.yaml`` has them; the other hyperparameters; the text
+    tower, the embeddings of the classes' texts still being zero, or where the folder has those,
+    the digest of what they belong to; of a plain classifier None. ConfigurationError or
+    WeightsError if the folder is not what an export wrote, ValueError for an attribute that is
+    no head of the model.
     """
-    config, model = open_model(folder, pad_short=True)
-    path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
-    load_weights(model, weights)
-    model.eval()
-    tower = AudioTower.of(
-        model, attribute, config.get("longest_seconds", LONGEST_SECONDS), config["sample_rate"]
-    )
-    plain = is_plain(config["model"])
-    if tower.head not in (config["words"] if plain else config["templates"]):
-        raise ConfigurationError(f"{path}: templates: expected some for {tower.head!r}.")
-    check_audio(tower, str(path))
-    labels = list(config["words"][tower.head])
-    check_labels(config["model"], labels, str(path))
-    classifier = (ClassLayer if plain else ClassTexts)(len(labels), tower.output_size)
-    if plain:
-        classifier.classes.copy_(class_rows(model))
-    # A folder of an earlier version, and a head that was not tested, has the model's own.
-    own_scale = model.class_scale(tower.head)
-    classifier.scale.fill_((config.get("calibration") or {}).get(tower.head, own_scale))
-    check_scale(classifier.scale, str(path))
+    folder = Path(folder)
+    where, weights = str(folder / CONFIG), folder / WEIGHTS
+    config = _described(folder)
+    plain, members = is_plain(config["model"]), checked_members(config["model"], where)
+    head = chosen_head(members[0]["heads"], attribute)
+    if head not in (config["words"] if plain else config["templates"]):
+        raise ConfigurationError(f"{where}: templates: expected some for {head!r}.")
+    labels = list(config["words"][head])
+    check_labels(config["model"], labels, where)
+    size = sum(one["embedding_size"] for one in members)
+    classifier = (ClassLayer if plain else ClassTexts)(len(labels), size)
+    settings = config.get("longest_seconds", LONGEST_SECONDS), config["sample_rate"]
+    texts = None if plain else load_classes(folder, config, head, classifier)
+    if texts is not None:
+        tower = _followed(
+            folder, config, lambda: AudioTower(config["model"], head, *settings, where=where)
+        )
+        load_weights(tower, weights, others=True)
+        tower.eval()
+        check_classes(classifier.classes, _own_sentences(config, head, where), where)
+    else:
+        model = _built(folder, config, pad_short=True)
+        load_weights(model, weights)
+        tower = AudioTower.of(model.eval(), head, *settings)
+        # A folder of an earlier version, and a head that was not tested, has the model's own.
+        classifier.scale.fill_(model.class_scale(head))
+        if plain:
+            classifier.classes.copy_(class_rows(model))
+        else:
+            texts = text_tower_of(model).eval().requires_grad_(False)
+            check_tokens(texts, _own_sentences(config, head, where), where)
+    if head in (config.get("calibration") or {}):
+        classifier.scale.fill_(config["calibration"][head])
+    check_audio(tower, where)
+    check_scale(classifier.scale, where)
     pass_through = PassThrough()
     modules = {
         "compute_features": pass_through,
@@ -111,46 +130,52 @@ def load_parts(
         "audio_normalizer": AudioNormalizer(config["sample_rate"]),
         "mean_var_norm_emb": pass_through,
     }
-    if plain:
-        return modules, hparams, None
-    texts = text_tower_of(model).eval().requires_grad_(False)
-    check_tokens(texts, build_prompts(config, str(path)).class_sentences(tower.head), str(path))
     return modules, hparams, texts
 
 
-def load_text_tower(folder: str | os.PathLike) -> TextTower | TextEnsemble:
+def load_text_tower(
+    folder: str | os.PathLike, texts: tuple[str, str] | None = None
+) -> TextTower | TextEnsemble:
     """Load the text tower of an exported folder alone, in evaluation mode, without gradients.
 
-    ConfigurationError if it is a plain classifier's.
+    ConfigurationError if it is a plain classifier's. With ``texts``, a head and what `load_parts`
+    gave for it, WeightsError if the folder has become another model's since.
     """
-    _, tower = _opened(folder, _build_text_tower)
-    load_weights(tower, Path(folder) / WEIGHTS, others=True)
-    return tower.eval().requires_grad_(False)
-
-
-def _build_text_tower(
-    config: Mapping[str, Any], tokenizer: Path, where: str
-) -> TextTower | TextEnsemble:
-    if is_plain(config):
+    folder = Path(folder)
+    where, config = str(folder / CONFIG), _described(folder)
+    if is_plain(config["model"]):
         raise ConfigurationError(NO_TEXTS)
-    return build_text_tower(config, tokenizer, where)
+    if texts is not None and texts_digest(folder, config, texts[0]) != texts[1]:
+        raise WeightsError(
+            f"{folder}: the text encoder is not the one that was here when the model was loaded. "
+            "Load the model again."
+        )
+    tower = _followed(
+        folder, config, lambda: build_text_tower(config["model"], folder / TOKENIZER, where)
+    )
+    load_weights(tower, folder / WEIGHTS, others=True)
+    head = texts[0] if texts else checked_members(config["model"], where)[0]["heads"][0]
+    check_tokens(tower, _own_sentences(config, head, where), where)
+    return tower.eval().requires_grad_(False)
 
 
 def open_model(
     folder: str | os.PathLike, pad_short: bool = False
-) -> tuple[dict[str, Any], GEmoCLAP | GEmoCLAPEnsemble]:
+) -> tuple[dict[str, Any], GEmoCLAP | GEmoCLAPEnsemble | AudioClassifier]:
     """Read a folder's ``config.json`` and build its model, with weights that are not loaded.
 
     The description is bounded by the header of the weights before and while it is followed.
     ConfigurationError or WeightsError if the folder is not what an export wrote.
     """
-    return _opened(folder, partial(build_model, pad_short=pad_short))
+    config = _described(folder)
+    return config, _built(folder, config, pad_short)
 
 
-def _opened(folder: str | os.PathLike, build: Callable[..., Any]) -> tuple[dict[str, Any], Any]:
+def _described(folder: str | os.PathLike) -> dict[str, Any]:
+    """Read ``config.json``, and see that the weights beside it could be its."""
     folder = Path(folder)
     path, weights = folder / CONFIG, folder / WEIGHTS
-    for file in (path, weights):
+    for file in (path, weights, folder / CLASSIFIER):
         check_inside(folder, file)
     config = read_config(path)
     if not weights.exists() and (folder / "save").is_dir():
@@ -158,10 +183,43 @@ def _opened(folder: str | os.PathLike, build: Callable[..., Any]) -> tuple[dict[
             f"{folder} is the folder of a run, which is to be exported first: `gemoclap export "
             f"{folder} OUT`. Name OUT then."
         )
-    size = weights_size(weights)
-    _check_sizes(config["model"], size.numbers, weights)
-    with no_init_weights(), Budget(str(path), *size):
-        return config, build(config["model"], folder / TOKENIZER, str(path))
+    _check_sizes(config["model"], weights_size(weights).numbers, weights)
+    return config
+
+
+def _built(folder: str | os.PathLike, config: Mapping[str, Any], pad_short: bool) -> Any:
+    """Build the whole model of a description, whose weights are not loaded."""
+    tokenizer, where = Path(folder) / TOKENIZER, str(Path(folder) / CONFIG)
+    return _followed(
+        folder, config, lambda: build_model(config["model"], tokenizer, where, pad_short)
+    )
+
+
+def _followed(folder: str | os.PathLike, config: Mapping[str, Any], build: Callable) -> Any:
+    """Build something of a description, no larger than the weights explain."""
+    where = str(Path(folder) / CONFIG)
+    members = checked_members(config["model"], where)
+    size = weights_size(Path(folder) / WEIGHTS)
+    with _no_random_weights(members), Budget(where, *size):
+        return build()
+
+
+def _own_sentences(config: Mapping[str, Any], head: str, where: str) -> list[list[str]]:
+    return build_prompts(config, where).class_sentences(head)
+
+
+@contextlib.contextmanager
+def _no_random_weights(members: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Leave out the random numbers that weights replace, where a large model would draw them."""
+    entries = [one.get(part) or {} for one in members for part in ("audio_encoder", "text_encoder")]
+    if any(entry.get("class") in ("SSLEncoder", "TextEncoder") for entry in entries):
+        from transformers.initialization import no_init_weights
+
+        # It patches torch for all threads: of two at once, one would leave it patched.
+        with _PATCHING, no_init_weights():
+            yield
+    else:
+        yield
 
 
 def _check_sizes(config: Mapping[str, Any], count: int, weights: Path) -> None:
@@ -227,6 +285,9 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
         )
     if kind is not None:
         return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import validate_repo_id
+
     nowhere = f"no folder {shortened(text)} (seen from {Path.cwd()})"
     try:
         validate_repo_id(str(source))
@@ -238,10 +299,24 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
             f"{nowhere}, and it is no hub id (owner/name) either. "
             "`gemoclap export RUN OUT` writes a folder."
         )
-    patterns = [CONFIG, WEIGHTS, *(f"{TOKENIZER}/{pattern}" for pattern in PATTERNS)]
+    patterns = [CONFIG, WEIGHTS, CLASSIFIER, *(f"{TOKENIZER}/{pattern}" for pattern in PATTERNS)]
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns, **hub_options))
     except OSError as error:
         raise ConfigurationError(
             f"{nowhere}, and no model of that name can be had from the hub: {error}"
         ) from error
+
+
+def checked_device(device: str | torch.device) -> str:
+    """Name a device so that SpeechBrain takes it; ValueError if it cannot compute here."""
+    try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it computes nothing")
+        torch.empty(0, device=device)
+    # A build of torch without CUDA asserts.
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"device: {str(device)!r} cannot be used: {reason}.") from error
+    # SpeechBrain warns of a "cuda" without a number.
+    return "cuda:0" if str(device) == "cuda" else str(device)

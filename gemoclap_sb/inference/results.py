@@ -47,6 +47,11 @@ class Classification:
         best = max(probabilities, key=probabilities.__getitem__)
         return cls(row.path, best, probabilities[best], probabilities)
 
+    def ranked(self, top_k: int | None = None) -> list[dict[str, float | str]]:
+        """List ``{"score", "label"}``, the most probable first: as many as asked for, or all."""
+        scores = [{"score": score, "label": of} for of, score in self.probabilities.items()]
+        return sorted(scores, key=lambda row: -row["score"])[:top_k]
+
 
 @dataclass(frozen=True)
 class Match:

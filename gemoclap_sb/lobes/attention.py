@@ -23,8 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from gemoclap_sb.lobes.chunked_attention import chunked_gated_attention
-
-FUSED = ("auto", "sdpa", "flex")
+from gemoclap_sb.lobes.ssl_options import FUSED
 
 
 class PositionBias(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from speechbrain.processing.features import mean_std_update
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 
 class TrainingSetNormalization(nn.Module):
@@ -47,7 +48,8 @@ class TrainingSetNormalization(nn.Module):
             self._count(features.detach(), mask)
         return (features - self.mean) / self.deviation.clamp(min=1e-5)
 
-    @torch.compiler.disable  # SpeechBrain's assertions fail when traced for any length
+    # As torch.compiler.disable, but that it imports the compiler only when it is called.
+    @_disable_dynamo  # SpeechBrain's assertions fail when traced for any length
     @torch.no_grad()
     def _count(self, features: Tensor, mask: Tensor) -> None:
         now = int(self.count), self.mean, self.deviation

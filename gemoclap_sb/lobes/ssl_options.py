@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gemoclap_sb.lobes.attention import FUSED
-
 SAMPLE_RATE = 16_000
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2", "data2vec-audio")
+FUSED = ("auto", "sdpa", "flex")
 ATTENTIONS = (*FUSED, "eager")
 
 

@@ -9,19 +9,15 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import CONFIG_MAPPING
 
-from gemoclap_sb.lobes.pooling import AttentiveStatisticsPooling, MaskedMeanPooling
-from gemoclap_sb.lobes.resnet import ResNetEncoder
-from gemoclap_sb.lobes.ssl import SSLEncoder
 from gemoclap_sb.lobes.ssl_options import MODEL_TYPES as SSL_MODEL_TYPES
-from gemoclap_sb.lobes.text import ByteTextEncoder, TextEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
 from gemoclap_sb.models.errors import ConfigurationError, shortened, shown
@@ -40,9 +36,12 @@ from gemoclap_sb.models.tokenizer_files import check_tokenizer
 
 CONFIG = "config.json"
 
-AUDIO_ENCODERS = {cls.__name__: cls for cls in (SSLEncoder, ResNetEncoder)}
-TEXT_ENCODERS = {cls.__name__: cls for cls in (TextEncoder, ByteTextEncoder)}
-POOLINGS = {cls.__name__: cls for cls in (MaskedMeanPooling, AttentiveStatisticsPooling)}
+# Classes by name, and the modules that they are imported from once they are named: some take
+# transformers along.
+_LOBES = "gemoclap_sb.lobes."
+AUDIO_ENCODERS = {"SSLEncoder": _LOBES + "ssl", "ResNetEncoder": _LOBES + "resnet"}
+TEXT_ENCODERS = {"TextEncoder": _LOBES + "text", "ByteTextEncoder": _LOBES + "text"}
+POOLINGS = dict.fromkeys(["MaskedMeanPooling", "AttentiveStatisticsPooling"], _LOBES + "pooling")
 TEXT_MODEL_TYPES = (
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet",
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
@@ -148,6 +147,7 @@ def model_config(model: nn.Module, hparams_file: Path | None = None) -> dict[str
 
     Examples
     --------
+    >>> from gemoclap_sb.lobes import ByteTextEncoder, ResNetEncoder
     >>> clap = GEmoCLAP(
     ...     ResNetEncoder(channels=[8], strides=[2]),
     ...     ByteTextEncoder(hidden_size=16, heads=2),
@@ -269,7 +269,7 @@ def build_audio_encoder(entry: object, where: str = CONFIG, pad_short: bool = Fa
     if isinstance(entry, nn.Module):
         return entry
     cls, config = _looked_up(where, "audio_encoder", entry, AUDIO_ENCODERS)
-    if cls is SSLEncoder:
+    if cls.__name__ == "SSLEncoder":
         _check_transformers(where, "audio_encoder", config, SSL_MODEL_TYPES)
         config |= {"pad_short": True} if pad_short else {}
     return built(where, "model.audio_encoder", cls.from_config, config)
@@ -281,7 +281,7 @@ def build_text_encoder(
     """Make the text lobe of a description's ``text_encoder``."""
     cls, config = _looked_up(where, "text_encoder", entry, TEXT_ENCODERS)
     key = "model.text_encoder"
-    if cls is not TextEncoder:
+    if cls.__name__ != "TextEncoder":
         return built(where, key, cls.from_config, config)
     _check_transformers(where, "text_encoder", config, TEXT_MODEL_TYPES)
     if tokenizer_folder is None:
@@ -307,10 +307,10 @@ def build_pooling(entry: object, where: str = CONFIG) -> nn.Module:
 
 
 def _describe(
-    key: str, module: nn.Module, known: Mapping[str, type], hparams_file: Path | None = None
+    key: str, module: nn.Module, known: Mapping[str, str], hparams_file: Path | None = None
 ) -> dict[str, Any]:
     name = type(module).__name__
-    if known.get(name) is not type(module):
+    if known.get(name) != type(module).__module__:
         if hparams_file is not None:
             return describe_foreign(key, module, hparams_file)
         raise ConfigurationError(
@@ -318,8 +318,8 @@ def _describe(
             f"({', '.join(known)}), so an exported folder could not build it again"
         )
     config = module.to_config()
-    if isinstance(module, SSLEncoder | TextEncoder):
-        allowed = SSL_MODEL_TYPES if isinstance(module, SSLEncoder) else TEXT_MODEL_TYPES
+    if name in ("SSLEncoder", "TextEncoder"):
+        allowed = SSL_MODEL_TYPES if name == "SSLEncoder" else TEXT_MODEL_TYPES
         kind = config["model"]["model_type"]
         if kind not in allowed:
             raise ConfigurationError(
@@ -327,7 +327,7 @@ def _describe(
                 f"name ({', '.join(allowed)})"
             )
         tokenizer = type(getattr(module, "tokenizer", None)).__name__
-        if isinstance(module, TextEncoder) and tokenizer not in TOKENIZERS:
+        if name == "TextEncoder" and tokenizer not in TOKENIZERS:
             raise ConfigurationError(
                 f"{key}: the tokenizer {tokenizer} is not among those that an exported folder may "
                 f"name ({', '.join(sorted(TOKENIZERS))})"
@@ -339,7 +339,7 @@ def _describe(
 
 
 def _looked_up(
-    where: str, key: str, entry: object, known: Mapping[str, type]
+    where: str, key: str, entry: object, known: Mapping[str, str]
 ) -> tuple[type, dict[str, Any]]:
     if is_foreign(entry):
         refuse_foreign(where, key, entry)
@@ -358,11 +358,14 @@ def _looked_up(
         raise ConfigurationError(
             f"{where}: model.{key}.config: expected an object, found {shown(config)}."
         )
-    built(where, f"model.{key}", check_arguments, known[name], config)
-    return known[name], dict(config)
+    cls = getattr(import_module(known[name]), name)
+    built(where, f"model.{key}", check_arguments, cls, config)
+    return cls, dict(config)
 
 
 def _transformers_keys(model_type: str) -> set[str]:
+    from transformers import CONFIG_MAPPING
+
     default = json.loads(CONFIG_MAPPING[model_type]().to_json_string(use_diff=False))
     return set(default) - set(_LEFT_OUT)
 

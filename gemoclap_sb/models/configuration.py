@@ -16,7 +16,6 @@ from torch import nn
 
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.files import atomic_folder, write_json
-from gemoclap_sb.lobes.text import TextEncoder
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.building import CONFIG, built, check_description, model_config
 from gemoclap_sb.models.data_files import read_json
@@ -140,7 +139,7 @@ def write_run_config(
         logger.info("This run can be trained but not exported: %s", error)
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "unsupported": str(error)}
     else:
-        if isinstance(getattr(model, "text_encoder", None), TextEncoder):
+        if hasattr(getattr(model, "text_encoder", None), "save_tokenizer"):
             with atomic_folder(Path(folder) / TOKENIZER) as temporary:
                 model.text_encoder.save_tokenizer(temporary)
     write_json(path, config)

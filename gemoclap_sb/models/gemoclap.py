@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from gemoclap_sb.lobes.pooling import MaskedMeanPooling
 from gemoclap_sb.lobes.projection import Projection
@@ -189,7 +190,8 @@ class GEmoCLAP(PooledAudio):
             for head, text in zip(self.heads, texts, strict=True)
         }
 
-    @torch.compiler.disable  # or each list of sentences would be compiled anew
+    # As torch.compiler.disable, but that it imports the compiler only when it is called.
+    @_disable_dynamo  # or each list of sentences would be compiled anew
     def _texts(self, sentences: Mapping[str, Sequence[str]]) -> Sequence[Tensor]:
         flat = [sentence for head in self.heads for sentence in sentences[head]]
         return self.encode_text(flat).split([len(sentences[head]) for head in self.heads])

@@ -81,6 +81,8 @@ class AudioTower(PooledAudio):
         Of the waveforms, in Hz.
     freeze : bool
         Train nothing: no gradient, no graph, always in evaluation mode.
+    where : str
+        What errors call the description.
 
     Attributes
     ----------
@@ -110,9 +112,9 @@ class AudioTower(PooledAudio):
         longest_seconds: float = LONGEST_SECONDS,
         sample_rate: int = 16000,
         freeze: bool = False,
+        where: str = CONFIG,
     ) -> None:
         super().__init__()
-        where = CONFIG
         if isinstance(config, str | os.PathLike):
             where = str(config)
             config = read_config(config)["model"]

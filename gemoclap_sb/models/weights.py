@@ -40,8 +40,12 @@ class WeightsSize(NamedTuple):
     numbers: int
 
 
-def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Write tensors by name as safetensors.
+def save_weights(
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write tensors by name as safetensors, with one word about them in its header.
 
     Examples
     --------
@@ -54,7 +58,8 @@ def save_weights(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    save_file(plain, str(path), metadata={"format": "pt"})
+    # One word only: safetensors writes several in any order, and equal files would differ.
+    save_file(plain, str(path), metadata=metadata or {"format": "pt"})
     # safetensors writes for the owner's eyes only; a model is for others too.
     umask = os.umask(0)
     os.umask(umask)
@@ -67,7 +72,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fals
     With ``others`` the file may hold more than the module's, as one of a whole model does
     for the module of one tower. WeightsError as `check_weights` raises it.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         _compare(module, file, path, others)
         module.load_state_dict({name: file.get_tensor(name) for name in module.state_dict()})
     # After the conversion to the module's precision, which is narrower than that of some files.
@@ -86,13 +91,13 @@ def check_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fal
     WeightsError if the file is missing, is not (or no longer) safetensors, or differs from
     the module in its names, shapes or kinds of numbers.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         _compare(module, file, path, others)
 
 
 def weights_size(path: str | os.PathLike) -> WeightsSize:
     """Count what a file holds, by its header; WeightsError as `check_weights` raises it."""
-    with _opened(path) as file:
+    with opened(path) as file:
         names = file.keys()
         numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
         return WeightsSize(len(names), numbers)
@@ -126,7 +131,8 @@ def _compare(module: nn.Module, file: safe_open, path: str | os.PathLike, others
 
 
 @contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[safe_open]:
+def opened(path: str | os.PathLike) -> Iterator[safe_open]:
+    """Open safetensors; WeightsError if a file is missing, a pickle, or damaged."""
     path = Path(path)
     try:
         size = plain_size(path)

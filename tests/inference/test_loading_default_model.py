@@ -15,7 +15,7 @@ from gemoclap_sb.inference import GEmoCLAPClassifier, loading
 from gemoclap_sb.models.building import ConfigurationError
 from tests.run_folders import ROOT, write_tone
 
-FILES = {"config.json", "model.safetensors", "README.md", "LICENSE"}
+FILES = {"config.json", "model.safetensors", "classifier.ckpt", "README.md", "LICENSE"}
 CLASSES = {"neu", "hap", "sad", "ang", "fea", "dis", "sur"}
 
 

@@ -69,7 +69,7 @@ def test_the_folder_is_made_and_what_is_finished_is_not_done_again(given, in_pro
     model = tmp_path / "model"
     argv = [*argv, "--model_folder", str(model), "--figures", str(tmp_path)]
     assert make_default.main(argv) == 0
-    names = ["LICENSE", "README.md", "config.json", "model.safetensors"]
+    names = ["LICENSE", "README.md", "classifier.ckpt", "config.json", "model.safetensors"]
     assert sorted(path.name for path in model.iterdir()) == names
     assert len(GEmoCLAPClassifier.from_pretrained(model, device="cpu").labels) == 7
     assert "Not measured." in card(model)

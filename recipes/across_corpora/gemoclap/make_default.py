@@ -4,9 +4,10 @@
     python make_default.py --ravdess_folder FOLDER --nemo_folder FOLDER [--key value ...]
 
 Trains `hparams/across_scratch.yaml` on all speakers, exports, and writes the folder that
-`GEmoCLAPClassifier.from_pretrained("default")` reads: configuration, weights, a card and a
-licence notice. The figures of the card are those of `across.py`, where it has run, and so is the
-temperature of the probabilities (`across_calibration`). What is finished is not done again.
+`GEmoCLAPClassifier.from_pretrained("default")` reads: configuration, weights, the embeddings of
+its classes, a card and a licence notice. The figures of the card are those of `across.py`, where
+it has run, and so is the temperature of the probabilities (`across_calibration`). What is finished
+is not done again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
 from gemoclap_sb.inference.loading import DEFAULT_FOLDER
 from gemoclap_sb.models.building import CONFIG, encoder_names, heard_speeds, members_of
 from gemoclap_sb.models.configuration import build_prompts
+from gemoclap_sb.models.stored_classes import CLASSIFIER
 from gemoclap_sb.models.weights import WEIGHTS, weights_size
 from gemoclap_sb.training import cross_validation
 from gemoclap_sb.training.run_folder import SETTINGS, ExperimentError, recorded_manifest
@@ -103,7 +105,8 @@ def make_folder(
     card = default_card(config, parameters, runs, figures, across, command)
     with atomic_folder(model_folder) as folder:
         write_json(folder / CONFIG, config)
-        shutil.copyfile(exported / WEIGHTS, folder / WEIGHTS)
+        for name in (WEIGHTS, CLASSIFIER):
+            shutil.copyfile(exported / name, folder / name)
         write_text(folder / CARD, card)
         shutil.copyfile(HERE / "default_license.txt", folder / LICENSE)
 
