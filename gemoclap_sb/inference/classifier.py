@@ -181,8 +181,8 @@ class GEmoCLAPClassifier(EncoderClassifier):
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """Embed N sentences, ``[N, D]``, L2-normalised.
 
-        One that was asked for before is not encoded again. ValueError if there is no
-        sentence, one is longer than the text encoder takes, or the model has no text encoder.
+        One asked for before is not encoded again. ValueError for no sentence or one that is longer
+        than the text encoder takes, and for a plain classifier.
         """
         if isinstance(sentences, str) or not sentences:
             raise ValueError(f"sentences: expected a list of one or more, found {sentences!r}.")
