@@ -13,7 +13,6 @@ _OPTIONS = {
     "hop": "--hop", "top_k": "--top-k",
 }  # fmt: skip
 _ARGUMENT = re.compile(rf"\A({'|'.join(_OPTIONS)})(\['[^']*'\])?(?=[:,])")
-_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|failed to allocate")
 
 
 class UsageError(ValueError):
@@ -45,14 +44,3 @@ def named(message: str) -> str:
     "--attribute: expected one of ['emotion'], found 'age'."
     """
     return _ARGUMENT.sub(lambda found: _OPTIONS[found[1]], message)
-
-
-def is_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the computer's or a GPU's, does not suffice.
-
-    Examples
-    --------
-    >>> is_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    True
-    """
-    return isinstance(error, MemoryError) or bool(_MEMORY.search(str(error).lower()))

@@ -22,7 +22,7 @@ from typing import NoReturn, TextIO
 
 from gemoclap_sb.cli import classify, embed, evaluate, export, info, plot, search, timeline
 from gemoclap_sb.cli.destinations import check_stream, writing
-from gemoclap_sb.cli.errors import UsageError, is_of_memory
+from gemoclap_sb.cli.errors import UsageError
 from gemoclap_sb.cli.terminal import Screen, say, visible
 
 _PROGRAM = "gemoclap"
@@ -99,7 +99,9 @@ def _run(arguments: Sequence[str] | None, out: TextIO | None) -> int:
         say(f"{command}: {error}")
         status = 2
     except (MemoryError, RuntimeError) as error:
-        if not is_of_memory(error):
+        from gemoclap_sb.inference.failures import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         say(f"{command}: {_too_large(options, error)}")
         status = 2

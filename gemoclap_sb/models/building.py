@@ -5,9 +5,8 @@ ever constructed: a name that is not listed, or a key that a class does not have
 error, so a description from somebody else cannot run code.
 """
 
-import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +32,11 @@ from gemoclap_sb.models.plain_description import (
 from gemoclap_sb.models.pooled_audio import checked_tta_speeds
 from gemoclap_sb.models.tokenizer_files import CLASSES as TOKENIZERS
 from gemoclap_sb.models.tokenizer_files import check_tokenizer
+from gemoclap_sb.models.transformers_configs import (
+    TEXT_MODEL_TYPES,
+    check_transformers,
+    transformers_keys,
+)
 
 CONFIG = "config.json"
 
@@ -42,12 +46,6 @@ _LOBES = "gemoclap_sb.lobes."
 AUDIO_ENCODERS = {"SSLEncoder": _LOBES + "ssl", "ResNetEncoder": _LOBES + "resnet"}
 TEXT_ENCODERS = {"TextEncoder": _LOBES + "text", "ByteTextEncoder": _LOBES + "text"}
 POOLINGS = dict.fromkeys(["MaskedMeanPooling", "AttentiveStatisticsPooling"], _LOBES + "pooling")
-TEXT_MODEL_TYPES = (
-    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet",
-    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
-)  # fmt: skip
-# Of a transformers configuration: paths, history, and what the weights themselves say.
-_LEFT_OUT = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
 
 @strict
@@ -270,7 +268,7 @@ def build_audio_encoder(entry: object, where: str = CONFIG, pad_short: bool = Fa
         return entry
     cls, config = _looked_up(where, "audio_encoder", entry, AUDIO_ENCODERS)
     if cls.__name__ == "SSLEncoder":
-        _check_transformers(where, "audio_encoder", config, SSL_MODEL_TYPES)
+        check_transformers(where, "audio_encoder", config, SSL_MODEL_TYPES)
         config |= {"pad_short": True} if pad_short else {}
     return built(where, "model.audio_encoder", cls.from_config, config)
 
@@ -283,7 +281,7 @@ def build_text_encoder(
     key = "model.text_encoder"
     if cls.__name__ != "TextEncoder":
         return built(where, key, cls.from_config, config)
-    _check_transformers(where, "text_encoder", config, TEXT_MODEL_TYPES)
+    check_transformers(where, "text_encoder", config, TEXT_MODEL_TYPES)
     if tokenizer_folder is None:
         raise ConfigurationError(f"{where}: {key}: a TextEncoder needs its tokenizer's folder.")
     check_tokenizer(tokenizer_folder, config["model"].get("vocab_size"))
@@ -333,7 +331,7 @@ def _describe(
                 f"name ({', '.join(sorted(TOKENIZERS))})"
             )
         # Checkpoints carry keys of their authors' own, which the class does not read.
-        known_keys = _transformers_keys(kind)
+        known_keys = transformers_keys(kind)
         config["model"] = {k: v for k, v in config["model"].items() if k in known_keys}
     return {"class": name, "config": config}
 
@@ -361,34 +359,6 @@ def _looked_up(
     cls = getattr(import_module(known[name]), name)
     built(where, f"model.{key}", check_arguments, cls, config)
     return cls, dict(config)
-
-
-def _transformers_keys(model_type: str) -> set[str]:
-    from transformers import CONFIG_MAPPING
-
-    default = json.loads(CONFIG_MAPPING[model_type]().to_json_string(use_diff=False))
-    return set(default) - set(_LEFT_OUT)
-
-
-def _check_transformers(
-    where: str, key: str, config: Mapping[str, Any], allowed: Collection[str]
-) -> None:
-    """Let through the keys of the transformers configuration's class only.
-
-    Among the others are some by which transformers fetches code: ``auto_map``, and an
-    attention implementation that names a repository of kernels.
-    """
-    where, model = f"{where}: model.{key}.config.model", config.get("model")
-    kind = model.get("model_type") if isinstance(model, Mapping) else model
-    if not isinstance(model, Mapping) or not isinstance(kind, str) or kind not in allowed:
-        raise ConfigurationError(
-            f"{where}: expected a model_type among {', '.join(allowed)}, found {shown(kind)}."
-        )
-    if unknown := sorted(set(model) - _transformers_keys(kind)):
-        raise ConfigurationError(
-            f"{where}: unknown keys {shown(unknown)}. Expected a file that the export of this "
-            "package has written, unchanged."
-        )
 
 
 def built(where: str, key: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +23,14 @@ import torch
 from filelock import BaseFileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
 from gemoclap_sb.data.audio import AudioError
 from gemoclap_sb.data.contents import check_overlaps, left_out_rows, rows_digest, same_rows
 from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
-from gemoclap_sb.data.manifests import LabelError, ManifestError, printable, read_manifest
+from gemoclap_sb.data.manifests import ManifestError, printable
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.predictions import Predictions
@@ -44,7 +44,6 @@ from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.launch import join_group, without_launch_flag
 from gemoclap_sb.training.locks import lock_folder
 from gemoclap_sb.training.overrides import check_objects, completed
-from gemoclap_sb.training.own_manifest import LABELS, manifest_preparation
 from gemoclap_sb.training.resources import OutOfResources, told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, write_files
 from gemoclap_sb.training.run_folder import (
@@ -56,10 +55,10 @@ from gemoclap_sb.training.run_folder import (
     read_settings,
     record_run,
 )
+from gemoclap_sb.training.split_manifests import Prepare, find_manifests, read_splits
 
 # Ways to validate by which it is meant that validation and test are the same.
 TESTED_TOO = ("test", "development", "untested")
-Prepare = Callable[..., Mapping]
 History = Sequence[Mapping[str, float]]
 Assessment = tuple[Predictions, dict[str, Any]]
 
@@ -191,8 +190,8 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     words = hparams["prompts"].words
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
     with kept_on_error(run.folder / "manifests"):
-        manifests = _manifests(hparams, prepare, columns)
-        rows = _read_splits(manifests, hparams, columns)
+        manifests = find_manifests(hparams, prepare, columns)
+        rows = read_splits(manifests, hparams, columns)
         contents = {
             split: {"rows": len(of), "sha256": rows_digest(of, manifests["data_root"])}
             for split, of in rows.items()
@@ -219,26 +218,6 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
         for split in SPLITS
     }
     return Splits(rows, datasets, validation, notes, left_out, contents)
-
-
-def _read_splits(
-    manifests: Mapping, hparams: Mapping, columns: Sequence[str]
-) -> dict[str, dict[str, dict]]:
-    """Read the manifests and check their audio: rows by split and ID."""
-    words = hparams["prompts"].words
-    try:
-        return {
-            split: read_manifest(
-                manifests[f"{split}_csv"],
-                data_root=manifests["data_root"],
-                classes={name: list(words[name]) for name in columns if name in words},
-                skip_bad_audio=hparams["skip_bad_audio"],
-                required=columns,
-            )
-            for split in SPLITS
-        }
-    except LabelError as error:
-        raise LabelError(f"{error}. {LABELS}") from error
 
 
 def build_brain(run: Run) -> GEmoCLAPBrain:
@@ -380,59 +359,3 @@ def _keep_script(folder: Path) -> None:
     # Of a program that runs by its package's name there is no script.
     if script.suffix == ".py" and script.name != "__main__.py":
         shutil.copy(script, folder)
-
-
-def _manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]) -> dict:
-    """Find the three manifests: the user's own, or those that a preparation writes."""
-    given = {f"{split}_csv": hparams.get(f"{split}_csv") for split in SPLITS}
-    data_folder = hparams.get("data_folder") or None
-    if any(given.values()):
-        missing = [key for key, path in given.items() if not path]
-        if missing:
-            raise ExperimentError(
-                f"give all three manifests or none: --{' and --'.join(missing)} missing."
-            )
-        for key, path in given.items():
-            if not Path(path).is_file():
-                raise ExperimentError(f"--{key}: no file {path} (seen from {Path.cwd()}).")
-        return {**given, "data_root": data_folder, "validation": None, "notes": []}
-    if hparams.get("manifest"):
-        return _prepared(hparams, *manifest_preparation(hparams, columns))
-    options = hparams.get("prepare_options", {})
-    corpora = [key for key in options if key.endswith("_folder")]
-    if prepare is None or not data_folder:
-        raise ExperimentError(
-            f"no data: give --{' and --'.join(corpora or ['data_folder'])}, one manifest of a "
-            "corpus with --manifest, or three with --train_csv, --valid_csv and --test_csv."
-        )
-    if "make_corpus" in hparams:
-        try:
-            run_on_main(hparams["make_corpus"], kwargs={"folder": data_folder})
-        except FileExistsError as error:
-            raise ExperimentError(f"--data_folder: {error}") from error
-    if not Path(data_folder).is_dir():
-        named = next((key for key in corpora if options[key] == data_folder), "data_folder")
-        raise ExperimentError(f"--{named}: no folder {data_folder} (seen from {Path.cwd()}).")
-    return _prepared(hparams, prepare, data_folder)
-
-
-def _prepared(hparams: Mapping, prepare: Prepare, data_folder: str) -> dict:
-    """Have the three manifests written, by one process of all."""
-    options = hparams.get("prepare_options", {})
-    arguments = {
-        "data_folder": data_folder,
-        "save_folder": str(Path(hparams["output_folder"]) / "manifests"),
-        "fold": hparams["fold"],
-        **options,
-    }
-    prepared: dict[str, Any] = {}
-
-    def ask() -> None:
-        prepared.update(prepare(**arguments))
-
-    # Every process asks; the first writes, the others find the work done.
-    try:
-        run_on_main(ask, post_func=ask)
-    except (OSError, ValueError, TypeError) as error:
-        raise ExperimentError(f"data preparation: {error}") from error
-    return {"notes": [], "validation": options.get("validation"), **prepared}

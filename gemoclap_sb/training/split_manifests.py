@@ -1,0 +1,98 @@
+"""The three manifests of an experiment: found, prepared, read.
+
+They are the user's own, or a preparation writes them, of a corpus or of one manifest of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speechbrain.utils.distributed import run_on_main
+
+from gemoclap_sb.data.manifests import LabelError, read_manifest
+from gemoclap_sb.data.preparation import SPLITS
+from gemoclap_sb.training.own_manifest import LABELS, manifest_preparation
+from gemoclap_sb.training.run_folder import ExperimentError
+
+Prepare = Callable[..., Mapping]
+
+
+def find_manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]) -> dict:
+    """Find the three manifests; returns their paths, and what the preparation said of them.
+
+    ExperimentError if they are missing, or cannot be prepared.
+    """
+    given = {f"{split}_csv": hparams.get(f"{split}_csv") for split in SPLITS}
+    data_folder = hparams.get("data_folder") or None
+    if any(given.values()):
+        missing = [key for key, path in given.items() if not path]
+        if missing:
+            raise ExperimentError(
+                f"give all three manifests or none: --{' and --'.join(missing)} missing."
+            )
+        for key, path in given.items():
+            if not Path(path).is_file():
+                raise ExperimentError(f"--{key}: no file {path} (seen from {Path.cwd()}).")
+        return {**given, "data_root": data_folder, "validation": None, "notes": []}
+    if hparams.get("manifest"):
+        return _prepared(hparams, *manifest_preparation(hparams, columns))
+    options = hparams.get("prepare_options", {})
+    corpora = [key for key in options if key.endswith("_folder")]
+    if prepare is None or not data_folder:
+        raise ExperimentError(
+            f"no data: give --{' and --'.join(corpora or ['data_folder'])}, one manifest of a "
+            "corpus with --manifest, or three with --train_csv, --valid_csv and --test_csv."
+        )
+    if "make_corpus" in hparams:
+        try:
+            run_on_main(hparams["make_corpus"], kwargs={"folder": data_folder})
+        except FileExistsError as error:
+            raise ExperimentError(f"--data_folder: {error}") from error
+    if not Path(data_folder).is_dir():
+        named = next((key for key in corpora if options[key] == data_folder), "data_folder")
+        raise ExperimentError(f"--{named}: no folder {data_folder} (seen from {Path.cwd()}).")
+    return _prepared(hparams, prepare, data_folder)
+
+
+def _prepared(hparams: Mapping, prepare: Prepare, data_folder: str) -> dict:
+    """Have the three manifests written, by one process of all."""
+    options = hparams.get("prepare_options", {})
+    arguments = {
+        "data_folder": data_folder,
+        "save_folder": str(Path(hparams["output_folder"]) / "manifests"),
+        "fold": hparams["fold"],
+        **options,
+    }
+    prepared: dict[str, Any] = {}
+
+    def ask() -> None:
+        prepared.update(prepare(**arguments))
+
+    # Every process asks; the first writes, the others find the work done.
+    try:
+        run_on_main(ask, post_func=ask)
+    except (OSError, ValueError, TypeError) as error:
+        raise ExperimentError(f"data preparation: {error}") from error
+    return {"notes": [], "validation": options.get("validation"), **prepared}
+
+
+def read_splits(
+    manifests: Mapping, hparams: Mapping, columns: Sequence[str]
+) -> dict[str, dict[str, dict]]:
+    """Read the manifests and check their audio: rows by split and ID."""
+    words = hparams["prompts"].words
+    try:
+        return {
+            split: read_manifest(
+                manifests[f"{split}_csv"],
+                data_root=manifests["data_root"],
+                classes={name: list(words[name]) for name in columns if name in words},
+                skip_bad_audio=hparams["skip_bad_audio"],
+                required=columns,
+            )
+            for split in SPLITS
+        }
+    except LabelError as error:
+        raise LabelError(f"{error}. {LABELS}") from error
