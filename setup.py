@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"]
 
 setup(
     name="gemoclap_sb",
@@ -47,8 +48,8 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow>=15"],
-        "test": ["pytest>=8.0", "hypothesis>=6.100"],
-        "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.6", "pre-commit>=3.7", "build>=1.2"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.6", "pre-commit>=3.7", "build>=1.2"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

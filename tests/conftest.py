@@ -7,9 +7,11 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +24,23 @@ from tests.small_models import FAMILIES, save_small_roberta, save_small_ssl
 
 SHARED = ROOT.parent / "shared"
 
+# A shell starts its background jobs, and so all that they start, with interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nothing here may reach for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The models are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
+    """Send what was captured as UTF-8, which names of files need not be, between processes."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode())
+        for title, text in report.sections
+    ]
+    return report
 
 
 def load_script(path: Path) -> ModuleType:

@@ -47,7 +47,7 @@ class imports them: use it with folders that you trust.
 _ZERO_SHOT = (
     "- Words outside of training (zero-shot) are a guess of unknown accuracy until measured.\n"
 )
-TAGS = ["speech-emotion-recognition", "audio-classification", "speechbrain"]
+TAGS = ["speech-emotion-recognition", "audio-classification"]
 CONTRASTIVE_TAGS = ["zero-shot-audio-classification", "contrastive-learning", "gemo-clap"]
 
 
@@ -69,7 +69,7 @@ def texts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def tags(config: Mapping[str, Any]) -> list[str]:
     """List what the hub finds a model by."""
-    return TAGS if is_plain(config["model"]) else [*TAGS, *CONTRASTIVE_TAGS]
+    return [*TAGS, *([] if is_plain(config["model"]) else CONTRASTIVE_TAGS), "speechbrain"]
 
 
 def _imported_lines(config: Mapping[str, Any]) -> list[str]:

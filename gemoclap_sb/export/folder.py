@@ -232,7 +232,10 @@ def _write_for_speechbrain(
             classes = model.encode_classes(build_prompts(config).class_sentences(head))
     # Without one that was fitted, the model's own.
     scale = config.get("calibration", {}).get(head, model.class_scale())
-    save_classes(folder, config, head, classes, scale)
+    if is_plain(config["model"]):
+        save_weights({"classes": classes, "scale": torch.tensor(scale)}, folder / CLASSIFIER)
+    else:
+        save_classes(folder, config, head, classes, scale)
     try:
         os.link(folder / WEIGHTS, folder / EMBEDDING)
     except OSError:

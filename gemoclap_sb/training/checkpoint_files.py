@@ -74,7 +74,7 @@ def selected_checkpoint(
     found = [checkpoint for checkpoint in found if figure in checkpoint.meta]
     best = max(found, key=lambda checkpoint: sign * checkpoint.meta[figure], default=None)
     try:
-        if best is not None and epoch in (None, best.meta["epoch"]):
+        if best is not None and epoch in (None, best.meta.get("epoch")):
             compare_sums(best.path)
             for path, why in damaged.items() if epoch is None else ():
                 logger.warning("%s is damaged (%s) and left out.", path, why)

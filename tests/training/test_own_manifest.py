@@ -267,9 +267,9 @@ def test_what_does_not_fit_is_one_line(manifest, options, message):
     ("text", "message"),
     [
         ("ID,wav,emotion,spk_id,session\n", "has no rows below its first line"),
-        ("", "missing column ID, wav, spk_id, emotion"),
+        ("", "missing column ID, wav, emotion"),
         ("ID,wav,spk_id,session\na,a.wav,s,1\n", "missing column emotion"),
-        ("ID,wav,emotion,spk_id,session\na,a.wav,joy,,1\n", "ID 'a': the spk_id is empty"),
+        ("ID,wav,emotion,spk_id,session\na,a.wav,,s,1\n", "ID 'a': the emotion is empty"),
         ("ID,wav,emotion,spk_id,session\na,a.wav,joy,s,1\n", "expected two values of session"),
         (
             "ID,wav,emotion,spk_id,session\na,a.wav,joy,s,1\nb,b.wav,joy,t,2\n",

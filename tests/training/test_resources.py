@@ -74,6 +74,10 @@ def test_a_run_ends_with_one_line_and_1(tmp_path, capsys, monkeypatch):
     class Run:
         hparams, folder = HPARAMS, tmp_path
 
+        @staticmethod
+        def close() -> None:
+            """The folder's lock, of which there is none."""
+
     monkeypatch.setattr(experiment, "open_run", lambda argv: Run)
     monkeypatch.setattr(experiment, "load_splits", lambda *_: torch.empty(2**50))
     assert experiment.main(None, []) == 1

@@ -30,7 +30,7 @@ from huggingface_hub import ModelCardData
 from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.report import markdown_table
 from gemoclap_sb.export import ExportError, export
-from gemoclap_sb.export.model_card import TAGS
+from gemoclap_sb.export.card_texts import tags
 from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
 from gemoclap_sb.inference.loading import DEFAULT_FOLDER
 from gemoclap_sb.models.building import CONFIG, encoder_names, heard_speeds, members_of
@@ -135,7 +135,7 @@ def default_card(
         library_name="speechbrain",
         license="cc-by-nc-sa-4.0",
         language=["en", "pl"],
-        tags=TAGS,
+        tags=tags(config),
         datasets=["RAVDESS", "nEMO"],
         pipeline_tag="audio-classification",
     )
