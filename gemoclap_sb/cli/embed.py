@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "embeddings of recordings, into a file"
 DESCRIPTION = (
     "Embed recordings: L2-normalised rows in the order of the files. X.npy comes with X.ids.csv, "
-    "whose column ID says which file each row is of; a Parquet file has the columns ID and "
+    "whose columns say of which file each row is and by which model; a Parquet file has ID and "
     "embedding. A file that cannot be read is left out. An interrupted run goes on when the same "
     "command is given again."
 )

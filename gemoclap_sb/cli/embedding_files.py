@@ -1,6 +1,7 @@
 """Files of embeddings: ``X.npy`` with ``X.ids.csv``, or Parquet; written and read block by block.
 
-Neither is ever in memory as a whole. A Parquet file also says which model made it.
+Neither is ever in memory as a whole. Both say which model made them: the names' second column the
+beginning of its digest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".npy", ".parquet")
 _MODEL = b"gemoclap_sb.model"
 _ROWS = 2**14
+_NAMED, _DIGITS = ["ID", "model"], 12
 # What is not what it says raises, of NumPy's and of pyarrow's readers.
 _DAMAGED = (ValueError, EOFError, OverflowError, KeyError)
 
@@ -52,12 +54,12 @@ def names_file(path: Path) -> Path:
 def write(path: Path, blocks: Iterable[Block], rows: int, size: int, model: str) -> None:
     """Write blocks of names and embeddings, ``rows`` of ``size`` in all; whole or not at all."""
     if path.suffix == ".npy":
-        _write_npy(path, blocks, rows, size)
+        _write_npy(path, blocks, rows, size, model)
     else:
         _write_parquet(path, blocks, model)
 
 
-def _write_npy(path: Path, blocks: Iterable[Block], rows: int, size: int) -> None:
+def _write_npy(path: Path, blocks: Iterable[Block], rows: int, size: int, model: str) -> None:
     import numpy as np
 
     header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
@@ -69,10 +71,13 @@ def _write_npy(path: Path, blocks: Iterable[Block], rows: int, size: int) -> Non
         open(temporary_names, "w", encoding="utf-8", errors="surrogateescape", newline="") as names,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        names.write("ID\n")
+        names.write(",".join(_NAMED) + "\n")
+        made_by = model[:_DIGITS]
         for of, vectors in blocks:
             file.write(vectors.astype("<f4", copy=False).tobytes())
-            names.writelines(line + "\n" for line in csv_rows(["ID"], ([name] for name in of)))
+            names.writelines(
+                line + "\n" for line in csv_rows(_NAMED, ([name, made_by] for name in of))
+            )
 
 
 def _write_parquet(path: Path, blocks: Iterable[Block], model: str) -> None:
@@ -104,7 +109,7 @@ def read(path: Path) -> tuple[str | None, Iterator[Block]]:
         raise _damaged(path, error) from error
 
 
-def _read_npy(path: Path) -> tuple[None, Iterator[Block]]:
+def _read_npy(path: Path) -> tuple[str | None, Iterator[Block]]:
     import numpy as np
 
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -112,18 +117,28 @@ def _read_npy(path: Path) -> tuple[None, Iterator[Block]]:
         raise ValueError("no table of fractions")
     if not (names := names_file(path)).is_file():
         raise UsageError(f"{names}: expected the names of the rows of {path}, found no file.")
-    return None, _npy_blocks(vectors, names)
+    with open(names, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        try:
+            heading, first = (next(csv.reader(file), []) for _ in range(2))
+        except csv.Error as error:
+            raise _damaged(names, error) from error
+    made_by = first[1] if heading == _NAMED and len(first) == 2 else None
+    return made_by, _npy_blocks(vectors, names)
 
 
 def _npy_blocks(vectors: np.ndarray, names: Path) -> Iterator[Block]:
     with open(names, encoding="utf-8", errors="surrogateescape", newline="") as file:
         try:
             rows = csv.reader(file)
-            if next(rows, None) != ["ID"]:
-                raise ValueError("expected the column ID")
+            heading = next(rows, None)
+            if heading not in (_NAMED, _NAMED[:1]):
+                raise ValueError("expected the columns ID and model")
             for start in range(0, len(vectors), _ROWS):
                 block = vectors[start : start + _ROWS]
-                of = [name for (name,) in islice(rows, len(block))]
+                cells = list(islice(rows, len(block)))
+                if any(len(row) != len(heading) for row in cells):
+                    raise ValueError(f"expected {len(heading)} cells in each row")
+                of = [name for name, *_ in cells]
                 if len(of) < len(block):
                     raise ValueError(f"expected {len(vectors)} names, found {start + len(of)}")
                 yield of, block

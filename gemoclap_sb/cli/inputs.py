@@ -98,6 +98,8 @@ def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
     left_out: Counter[str] = Counter()
     suffixes = (*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES) if has_ffmpeg() else AUDIO_SUFFIXES
     for given in map(os.fspath, inputs):
+        if not given:
+            raise UsageError("expected the name of a recording or of a folder, found an empty one.")
         if not os.path.isdir(given):
             found[given] = None
             continue
@@ -126,7 +128,8 @@ def _in_folder(top: str, suffixes: Sequence[str], missed: Counter[str]) -> Itera
 
     for folder, subfolders, names in os.walk(top, onerror=unreadable):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        missed[_LINKED] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
+        if links := sum(os.path.islink(os.path.join(folder, name)) for name in subfolders):
+            missed[_LINKED] += links
         for name in names:
             suffix = Path(name).suffix.lower()
             if name.startswith("."):

@@ -54,9 +54,16 @@ def model_folder(source: str | None) -> Iterator[Path]:
     if source not in (None, DEFAULT_MODEL) and not os.path.lexists(path / WEIGHTS):
         if (path / "save").is_dir():
             with tempfile.TemporaryDirectory(prefix="gemoclap-") as temporary:
-                yield _exported(path, Path(temporary))
+                exported = _exported(path, Path(temporary))
+                try:
+                    yield exported
+                except UsageError as error:
+                    raise UsageError(str(error).replace(str(exported), str(path))) from error
             return
-        if inside := sorted(found.parent for found in path.glob("*/save") if found.is_dir()):
+        if path.name == "save":
+            raise UsageError(f"--model: {source} holds checkpoints; name the run, {path.parent}.")
+        runs = (found.parent for deep in ("*/save", "*/*/save") for found in path.glob(deep))
+        if inside := sorted(run for run in runs if (run / "save").is_dir()):
             raise UsageError(
                 f"--model: {source} holds {len(inside)} runs; name one of them, such as "
                 f"{inside[0]}."
@@ -113,6 +120,8 @@ def check_device(device: str | None) -> None:
 
     if device is None:
         return
+    if device.partition(":")[0] == "meta":
+        raise UsageError("--device meta: expected one that computes, such as cpu or cuda:0.")
     try:
         torch.ones(1, device=device).sum().item()
     # A build of torch without CUDA asserts, one without others lacks modules.

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from types import FrameType
@@ -82,7 +83,9 @@ def _run(arguments: Sequence[str] | None, out: TextIO | None) -> int:
     try:
         if options.prints:
             check_stream(out)
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            # In a line, without the place in somebody's source.
+            warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
             status = options.run(options, out)
         if out is not None:
             with writing("standard output"):

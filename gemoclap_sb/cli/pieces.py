@@ -31,8 +31,8 @@ from gemoclap_sb.files import atomic_path
 if TYPE_CHECKING:
     import numpy as np
 
-# Few enough that little is lost; a batch is sorted out of them.
-MOST_FILES = 256
+# Few enough that little is lost; a batch is sorted out of them. The first have fewer still.
+MOST_FILES, FIRST_FILES = 256, 32
 MOST_BYTES = 2**26
 _VERSION = 1
 _OURS = re.compile(r"[0-9a-f]{64}\.npz|\.tmp-.*\.npz")
@@ -139,16 +139,16 @@ class Pieces:
 
 def _parted(paths: Sequence[str]) -> Iterator[list[tuple]]:
     """Cut a list of files into parts of about as much work: path, size and time of each."""
-    part, held = [], 0
+    part, held, most = [], 0, min(FIRST_FILES, MOST_FILES)
     for path in paths:
         try:
             found = os.stat(path)
             told = (path, found.st_size, found.st_mtime_ns)
         except (OSError, ValueError):
             told = (path, 0, None)
-        if part and (len(part) >= MOST_FILES or held + told[1] > MOST_BYTES):
+        if part and (len(part) >= most or held + told[1] > MOST_BYTES):
             yield part
-            part, held = [], 0
+            part, held, most = [], 0, min(2 * most, MOST_FILES)
         part.append(told)
         held += told[1]
     if part:

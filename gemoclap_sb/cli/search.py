@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from gemoclap_sb.cli import embedding_files, inputs, models, output
 from gemoclap_sb.cli.errors import UsageError, usage_errors
+from gemoclap_sb.cli.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,9 @@ def run(options: Namespace, out: TextIO) -> int:
     path = embedding_files.check_name("FILE", options.embeddings)
     made_by, blocks = embedding_files.read(path)
     with models.model_folder(options.model) as folder:
-        if made_by is not None and made_by != models.model_digest(folder):
+        if made_by is None:
+            say(f"{path} does not say which model made it, so that is not checked.")
+        elif not models.model_digest(folder).startswith(made_by):
             raise UsageError(
                 f"{path}: its embeddings are of another model than {options.model}. Name the one "
                 "that embedded them with --model."

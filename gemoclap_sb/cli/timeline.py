@@ -22,7 +22,8 @@ EXAMPLES = """\
   gemoclap timeline meeting.flac --model exported --output meeting.png
   gemoclap timeline meeting.flac --model exported --window 3 --hop 1 --format csv"""
 
-_SHORTEST, _LONGEST = 0.01, 1e6
+# The narrowest and the widest of `gemoclap_sb.inference.timeline`, which loads torch.
+_SHORTEST, _LONGEST = 0.01, 600.0
 """Seconds; below, windows are mostly of nothing and without number."""
 
 

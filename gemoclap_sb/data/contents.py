@@ -16,6 +16,9 @@ from gemoclap_sb.data.splits import NOT_INDEPENDENT
 Rows = Mapping[str, Mapping[str, Any]]
 
 
+_LEARNT = ("train", "test")
+
+
 def rows_digest(rows: Rows, data_root: str | os.PathLike | None = None) -> str:
     """Give the SHA-256 of rows by ID, in their order: all cells, but of ``wav`` only its stem.
 
@@ -81,6 +84,13 @@ def check_overlaps(
     return [note for pair in pairs for note in _shared_speakers(splits, *pair)]
 
 
+def unlearnt_classes(rows: Mapping[str, Rows], attribute: str) -> list[str]:
+    """Say in a note which classes are tested that the training set does not have."""
+    known, asked = ({str(row[attribute]) for row in rows[split].values()} for split in _LEARNT)
+    missing = sorted(asked - known)
+    return [f"Tested, but not in the training set: {', '.join(missing)}."] if missing else []
+
+
 def left_out_rows(
     manifests: Mapping[str, str | os.PathLike],
     rows: Mapping[str, Rows],
@@ -111,7 +121,8 @@ def _shared_speakers(splits: Mapping[str, Rows], one: str, other: str) -> Iterat
 
 
 def _contents(rows: Rows, data_root: str | os.PathLike | None) -> Iterator[dict[str, str]]:
-    root = str(data_root) if data_root else None
+    # As it stands in front of a path; a folder called "a" is no letter of a transcript.
+    root = f"{data_root}{os.sep}" if data_root else None
     for name, row in rows.items():
         cells = {"ID": name}
         for key, value in row.items():
@@ -120,7 +131,9 @@ def _contents(rows: Rows, data_root: str | os.PathLike | None) -> Iterator[dict[
             elif isinstance(value, float):
                 cells[key] = f"{value:.6f}"
             else:
-                cells[key] = str(value).replace(root, "$data_root") if root else str(value)
+                text = str(value)
+                is_path = root is not None and text.startswith(root)
+                cells[key] = f"$data_root/{text[len(root) :]}" if is_path else text
         yield cells
 
 

@@ -128,6 +128,11 @@ class Prompts:
         for name, given in (("labels", labels), ("templates", templates)):
             if isinstance(given, str):
                 raise ValueError(f"{name}: expected a list, found one string: {given!r}.")
+            if given is not None and not isinstance(given, Sequence | Mapping):
+                raise ValueError(f"{name}: expected a list, found {type(given).__name__}.")
+            texts = given.values() if isinstance(given, Mapping) else given or ()
+            if wrong := [text for text in texts if not isinstance(text, str) or not text.strip()]:
+                raise ValueError(f"{name}: expected texts, found {wrong[0]!r}.")
         words = self.words[attribute]
         if isinstance(labels, Mapping):
             words = labels

@@ -44,6 +44,8 @@ CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 24.0, 480.0
 # Of decoded audio that is sorted by length together: 115 MB at 16 kHz.
 WINDOW_SECONDS = 1800.0
 _MOST_WORKERS = 4
+# Each window has twice the files of the one before, so that first results come soon.
+_FIRST_WINDOW = 32
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ class _Threads:
     def __init__(self, tower: AudioTower, device: torch.device, options: BulkOptions) -> None:
         self.tower = tower
         self.device = device
-        self.window = options.window
+        self.window, self.largest = min(_FIRST_WINDOW, options.window), options.window
         self.threads = torch.get_num_threads()
         self.workers = options.workers or min(_MOST_WORKERS, self.threads)
         seconds = CPU_BATCH_SECONDS if device.type == "cpu" else GPU_BATCH_SECONDS
@@ -355,6 +357,7 @@ class _Threads:
             limit = WINDOW_SECONDS * self.tower.sample_rate
             if len(window) >= self.window or samples > limit or is_copy:
                 break
+        self.window = min(2 * self.window, self.largest)
         return window
 
     def _embed(self, places: list[int], batch: list[Recording]) -> list[tuple[int, FileEmbedding]]:

@@ -259,7 +259,8 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
             )
         print(_ABOUT_DEFAULT, file=sys.stderr)
         return DEFAULT_FOLDER
-    text = os.fspath(source)
+    text = source if isinstance(source, str | os.PathLike) else ""
+    text = os.fspath(text)
     # Path("") is the working directory.
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ConfigurationError(

@@ -39,6 +39,9 @@ def is_one(given: object) -> bool:
     """
     if isinstance(given, _FILES + _IN_MEMORY) or hasattr(given, "get_all_samples"):
         return True
+    if hasattr(given, "read") or isinstance(given, set | frozenset):
+        what = "an open file; give its bytes, file.read()" if hasattr(given, "read") else "a set"
+        raise ValueError(f"expected a recording, or several in an order, found {what}.")
     # A dataset may have the second only.
     return not (hasattr(given, "__iter__") or hasattr(given, "__getitem__"))
 
@@ -49,6 +52,9 @@ def local_file(
 ) -> Iterator[str | os.PathLike]:
     """Have a recording as a local file; an AudioError inside names it as the caller did."""
     if not is_remote(path):
+        scheme, found, _ = str(path).partition("://")
+        if found and scheme.isalpha():
+            raise AudioError(f"{path}: expected a file, or an address of http or https.")
         yield path
         return
     with fetched(path, savedir) as local:

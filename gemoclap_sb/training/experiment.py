@@ -27,7 +27,13 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
 from gemoclap_sb.data.audio import AudioError
-from gemoclap_sb.data.contents import check_overlaps, left_out_rows, rows_digest, same_rows
+from gemoclap_sb.data.contents import (
+    check_overlaps,
+    left_out_rows,
+    rows_digest,
+    same_rows,
+    unlearnt_classes,
+)
 from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import ManifestError, printable
@@ -203,6 +209,9 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     if validation not in TESTED_TOO and same_rows(rows["valid"], rows["test"]):
         validation = "test"
     notes += check_overlaps(rows, paths, validation, notes)
+    if manifests["validation"] is None:
+        # Of manifests that were prepared, the preparation says so.
+        notes += unlearnt_classes(rows, hparams["modules"]["clap"].heads[0])
     left_out = left_out_rows(paths, rows, manifests.get("left_out", {}))
     notes += [
         f"Left out of {split}, their audio being unusable: {len(ids)}, first {ids[0]}."

@@ -141,14 +141,14 @@ KEYS: dict[str, Kind] = {
     "adapter": either(NULL, choice("lora")),
     "apply_spec_augment": FLAG,
     "gradient_checkpointing": FLAG,
-    "n_mels": whole(1, 1024),
+    "n_mels": whole(1, 256),
     "window_ms": number(1, 1000),
     "hop_ms": number(1, 1000),
     "center_utterances": FLAG,
     "channels": several(whole(1, 65536), "[16, 32]"),
     "strides": several(whole(1, 2), "[1, 2]"),
     **dict.fromkeys(("frame_size", "text_size", "embedding_size"), whole(1, 65536)),
-    "trim_db": either(NULL, number(above=0)),
+    "trim_db": either(NULL, number(above=0, most=300)),
     "tta_speeds": either(NULL, several(PERCENT, "[88, 100, 112]")),
     **dict.fromkeys(("text_dropout", "projection_dropout", "dropout"), SHARE_BELOW_ONE),
     # Objective
@@ -166,20 +166,20 @@ KEYS: dict[str, Kind] = {
     "num_classes": whole(2),
     "emotion_templates": several(TEXT, '["this person sounds {}"]'),
     # What training hears
-    "crop_seconds": either(NULL, number(above=0)),
+    "crop_seconds": either(NULL, number(0.1, 3600)),
     "speeds": several(PERCENT, "[92, 100, 108]"),
-    "mixup": RATE,
+    "mixup": number(0, 100),
     "wav_augment": Kind("null, or an object in the YAML", lambda value: value is None),
     **dict.fromkeys(("time_masks", "frequency_masks"), whole(0, 1000)),
-    "time_mask_ms": number(above=0),
-    "frequency_mask_bands": whole(1),
+    "time_mask_ms": number(above=0, most=60_000),
+    "frequency_mask_bands": whole(1, 1024),
     "cache_gib": either(NULL, RATE),
     # Training
     # None only of a model that a pretrainer loads.
     "number_of_epochs": whole(0),
     **dict.fromkeys(("batch_size", "valid_batch_size", "pool_batches"), whole(1)),
-    **dict.fromkeys(("lr", "weight_decay"), RATE),
-    **dict.fromkeys(("lr_audio", "lr_text"), either(NULL, RATE)),
+    **dict.fromkeys(("lr", "weight_decay"), number(0, 100)),
+    **dict.fromkeys(("lr_audio", "lr_text"), either(NULL, number(0, 100))),
     "warmup": SHARE_BELOW_ONE,
     "num_workers": whole(0, 1024),
     "modules": MAPPING,
@@ -188,7 +188,11 @@ AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH))
 """Keys of text: names and paths, which a command line may write as they are."""
 
 # What an experiment cannot do without, and what takes no plain value.
-OBJECTS = ("objective", "prompts", "opt_class", "checkpointer", "epoch_counter", "train_logger")
+OBJECTS = (
+    "objective", "prompts", "opt_class", "checkpointer", "epoch_counter", "train_logger", "history",
+)  # fmt: skip
+# What it may leave out, or set to null.
+OPTIONAL_OBJECTS = ("random_speed", "lr_schedule", "pretrainer")
 
 
 def check_keys(
@@ -204,7 +208,9 @@ def check_keys(
         if is_object(value):
             continue
         kind = KEYS.get(key)
-        if key in OBJECTS:
+        if key in OPTIONAL_OBJECTS and value is None:
+            continue
+        if key in (*OBJECTS, *OPTIONAL_OBJECTS):
             kind = Kind("an object as in the YAML, or {argument: value} of it", lambda _: False)
         if kind is None:
             continue

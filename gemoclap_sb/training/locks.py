@@ -27,5 +27,8 @@ def lock_folder(folder: str | os.PathLike) -> FileLock:
             "--output_folder."
         ) from error
     except OSError as error:
-        raise ExperimentError(f"--output_folder: {error}") from error
+        raise ExperimentError(
+            f"--output_folder: {folder} cannot be written ({error.strerror or error}). Name a "
+            "folder that is yours to write."
+        ) from error
     return lock

@@ -32,6 +32,11 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     check_keys(settings, path, given)
     _check_batch(settings, path, given)
     _check_epochs(settings, path, given)
+    own = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]
+    if own and (idle := [key for key in ("validation", "prepare_options") if key in given]):
+        raise ExperimentError(
+            f"--{idle[0]}: --{own[0]} and its like are the split already. Leave it out."
+        )
     if "validation" in given:
         _check_validation(given["validation"], path)
     if settings.get("manifest") or given.keys() & {"fold_column", "words"}:

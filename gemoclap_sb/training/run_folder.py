@@ -27,6 +27,7 @@ import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
@@ -71,6 +72,9 @@ def read_overrides(text: str) -> dict[str, Any]:
     """
     try:
         given = YAML().load(text) or {}
+    except DuplicateKeyError as error:
+        key = str(error.problem).partition('"')[2].partition('"')[0]
+        raise ExperimentError(f"--{key} is given twice; expected each key once.") from error
     except YAMLError:
         given = None
     if not isinstance(given, dict):

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from gemoclap_sb.cli.models import model_digest
 from tests.cli.printed import names, one_line, parsed
 
 TEXT = "this person sounds angry"
 
 
 @pytest.fixture(scope="module")
-def embedded(classifier, audio, tmp_path_factory):
+def embedded(classifier, model, audio, tmp_path_factory):
     """What embed would write, and the similarities."""
     folder = tmp_path_factory.mktemp("embedded")
     vectors = classifier.embed_files(names(audio), progress=False).numpy()
     np.save(folder / "x.npy", vectors)
-    (folder / "x.ids.csv").write_text("ID\n" + "".join(f'"{name}"\n' for name in names(audio)))
+    rows = "".join(f'"{name}",{model_digest(Path(model))[:12]}\n' for name in names(audio))
+    (folder / "x.ids.csv").write_text(f"ID,model\n{rows}")
     similarities = vectors @ classifier.encode_text([TEXT])[0].numpy()
     order = np.argsort(-similarities)
     return folder / "x.npy", [(names(audio)[i], float(similarities[i])) for i in order]
@@ -46,6 +50,21 @@ def test_search_block_by_block(embedded, model, command, monkeypatch):
     monkeypatch.setattr("gemoclap_sb.cli.embedding_files._ROWS", 1)
     out = command("search", TEXT, path, "--model", model, "--format", "csv", "--top-k", 2)[1]
     assert [row["ID"] for row in parsed(out)] == [name for name, _ in expected[:2]]
+
+
+def test_search_among_rows_knows_its_model(embedded, model, exported, tmp_path, command):
+    path, expected = embedded
+    status, out, err = command("search", TEXT, path, "--model", exported["pretrained"])
+    assert (status, out) == (2, "")
+    assert "of another model" in one_line(err)
+    # A file of before the second column.
+    older = shutil.copy(path, tmp_path / "x.npy")
+    pd.DataFrame({"ID": pd.read_csv(path.with_name("x.ids.csv"))["ID"]}).to_csv(
+        tmp_path / "x.ids.csv", index=False
+    )
+    status, out, err = command("search", TEXT, older, "--model", model, "--format", "csv")
+    assert status == 0 and "does not say which model" in err
+    assert [row["ID"] for row in parsed(out)] == [name for name, _ in expected]
 
 
 def test_search_in_parquet_knows_its_model(embedded, model, exported, audio, tmp_path, command):

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemoclap_sb.data.contents import check_overlaps, left_out_rows, rows_digest, same_rows
+from gemoclap_sb.data.contents import (
+    check_overlaps,
+    left_out_rows,
+    rows_digest,
+    same_rows,
+    unlearnt_classes,
+)
 from gemoclap_sb.data.manifests import ManifestError
 
 PATHS = {split: f"{split}.csv" for split in ("train", "valid", "test")}
@@ -54,6 +60,19 @@ def test_digest_is_of_the_cells(cells, data):
     if len(one) > 1:
         assert rows_digest(dict(reversed(one.items()))) != rows_digest(one)
         assert same_rows(one, dict(reversed(one.items())))
+
+
+@pytest.mark.parametrize("root", [".", "./", "a", "/corpus"])
+def test_spelling_of_the_folder_changes_no_other_cell(root):
+    one = rows("ab", folder=root, transcript="Kids are talking. a b", more=f"{root}/a.txt")
+    other = rows("ab", folder="/x", transcript="Kids are talking. a b", more="/x/a.txt")
+    assert rows_digest(one, root) == rows_digest(other, "/x")
+
+
+def test_classes_that_training_never_hears_are_noted():
+    given = {"train": rows("ab", emotion="ang"), "test": rows("c", emotion="sad")}
+    assert unlearnt_classes(given, "emotion") == ["Tested, but not in the training set: sad."]
+    assert unlearnt_classes({**given, "test": rows("c", emotion="ang")}, "emotion") == []
 
 
 def test_splits_of_their_own_are_no_news():

@@ -69,6 +69,12 @@ def test_samples_without_a_rate_have_the_models():
     np.testing.assert_array_equal(found.numpy(), SAMPLES[::-1].astype(np.float32))
 
 
+def half_of_a_wav() -> bytes:
+    whole = io.BytesIO()
+    soundfile.write(whole, SAMPLES, RATE, format="WAV")
+    return whole.getvalue()[: len(whole.getvalue()) // 2]
+
+
 @pytest.mark.parametrize(
     ("given", "rate", "message"),
     [
@@ -76,7 +82,8 @@ def test_samples_without_a_rate_have_the_models():
         (np.array(0.5), None, "one channel .* shape \\[\\]"),
         (SAMPLES[:0], None, "expected samples, found none"),
         (NAN, None, "has 1 NaN or infinite samples"),
-        (b"RIFF", None, "bytes cannot be read as audio"),
+        (b"RIFF", None, "is unreadable"),
+        (half_of_a_wav(), None, "\\(input\\) ends early"),
         ({"array": SAMPLES}, None, "'sampling_rate', found \\['array'\\]"),
         ({"audio": SAMPLES}, None, "expected the keys 'array'"),
         ({"array": SAMPLES, "sampling_rate": 8000}, 8000, "rate of its own; leave out"),

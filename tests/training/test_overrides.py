@@ -55,6 +55,11 @@ def test_calm_is_merged_without_being_named_twice(name):
         ("emo_scratch", {"batch_size": "x"}, "--batch_size: expected a whole number"),
         ("emo_scratch", {"objective": "x"}, "--objective: expected an object"),
         ("emo_scratch", {"prompts": None}, "--prompts: expected an object"),
+        (
+            "emo_scratch",
+            {"train_csv": "a.csv", "validation": "random"},
+            "--validation: --train_csv and its like are the split already",
+        ),
     ],
 )
 def test_what_cannot_be(name, options, said):

@@ -9,6 +9,7 @@ classes that it was trained on, and has no export.
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from ravdess_prepare import prepare_ravdess
@@ -18,6 +19,7 @@ from gemoclap_sb.data.audio import AudioError
 from gemoclap_sb.data.manifests import ManifestError, printable
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.models.gemoclap import GEmoCLAP
+from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training import cross_validation, experiment
 from gemoclap_sb.training.resources import OutOfResources, told_resources
 from gemoclap_sb.training.run_folder import ExperimentError
@@ -50,7 +52,12 @@ def replace_text_tower(clap: GEmoCLAP, prompts: Prompts) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train and test one fold."""
-    run = experiment.open_run(argv)
+    with closing(experiment.open_run(argv)) as run:
+        train_run(run)
+
+
+def train_run(run: experiment.Run) -> None:
+    """Train and test an experiment that may begin."""
     clap = run.hparams["modules"]["clap"]
     if not isinstance(clap, GEmoCLAP):
         raise ExperimentError(
@@ -75,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     except OutOfResources as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
-    except (ExperimentError, ManifestError, AudioError) as error:
+    except (ExperimentError, ManifestError, AudioError, SourceError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     return 0
