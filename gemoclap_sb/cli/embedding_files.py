@@ -122,6 +122,8 @@ def _read_npy(path: Path) -> tuple[str | None, Iterator[Block]]:
             heading, first = (next(csv.reader(file), []) for _ in range(2))
         except csv.Error as error:
             raise _damaged(names, error) from error
+    if heading not in (_NAMED, _NAMED[:1]):
+        raise _damaged(names, ValueError("expected the columns ID and model"))
     made_by = first[1] if heading == _NAMED and len(first) == 2 else None
     return made_by, _npy_blocks(vectors, names)
 

@@ -121,7 +121,7 @@ def check_device(device: str | None) -> None:
     if device is None:
         return
     if device.partition(":")[0] == "meta":
-        raise UsageError("--device meta: expected one that computes, such as cpu or cuda:0.")
+        raise UsageError("--device meta cannot be used: it computes nothing. Give cpu or cuda:0.")
     try:
         torch.ones(1, device=device).sum().item()
     # A build of torch without CUDA asserts, one without others lacks modules.
