@@ -132,9 +132,8 @@ def _npy_blocks(vectors: np.ndarray, names: Path) -> Iterator[Block]:
     with open(names, encoding="utf-8", errors="surrogateescape", newline="") as file:
         try:
             rows = csv.reader(file)
-            heading = next(rows, None)
-            if heading not in (_NAMED, _NAMED[:1]):
-                raise ValueError("expected the columns ID and model")
+            # Which `read` has looked at.
+            heading = next(rows, [])
             for start in range(0, len(vectors), _ROWS):
                 block = vectors[start : start + _ROWS]
                 cells = list(islice(rows, len(block)))

@@ -183,9 +183,12 @@ def test_last_epoch_is_tested_and_exported_when_asked(small_manifests, tmp_path)
     ("option", "message"),
     [
         ({"select_by": "best"}, "select_by: expected one of uar, war, loss, epoch, found 'best'"),
-        ({"crop_seconds": 0}, "crop_seconds: expected null or a number, above 0, found 0"),
-        ({"crop_seconds": "long"}, "crop_seconds: expected null or a number, above 0"),
-        ({"mixup": -1}, "mixup: expected a number, 0 or more, found -1"),
+        (
+            {"crop_seconds": 0},
+            "crop_seconds: expected null or a number, 0.1 or more and 3600 at most",
+        ),
+        ({"crop_seconds": "long"}, "crop_seconds: expected null or a number, 0.1"),
+        ({"mixup": -1}, "mixup: expected a number, 0 or more and 100 at most, found -1"),
     ],
 )
 def test_impossible_option_is_told_before_training(

@@ -27,8 +27,9 @@ def wait_for(path):
 DRIVER = """
 import pathlib, signal, sys
 from gemoclap_sb.training.fold_processes import Fold, run_folds
-# A shell lets its background jobs, and what they start, ignore it.
+# A shell lets its background jobs, and what they start, ignore the one, and nohup the other.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 root, jobs = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 code = "import os, pathlib, sys, time\\np = pathlib.Path(sys.argv[1], 'pid')\\n" \\
     "p.with_name('.p').write_text(str(os.getpid()))\\np.with_name('.p').rename(p)\\ntime.sleep(300)"
