@@ -59,18 +59,17 @@ class _ChunkedGatedAttention(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ())) if dropout else 0
         output = _zeros_like(query)
         with torch.autocast("cpu", enabled=False):
-            for number, (b, h, n) in enumerate(_chunks(lengths, query.shape[1])):
+            chunks = _chunks(lengths, query.shape[1]) if dropout else ()
+            for number, (b, h, n) in enumerate(chunks):
+                q, k, v = query[b, h, :n], key[b, h, :n], value[b, h, :n]
+                weights = _probabilities(q, k, gate[b, h, :n, None] * bias[h, :n, :n])
+                dropped, rescale = _draw(weights.shape, dropout, ctx.seed + number)
+                weights.masked_fill_(dropped, 0.0)
+                output[b, h, :n] = (weights.to(v.dtype) @ v).mul_(rescale)
+            for b, h, n in () if dropout else _equal_chunks(lengths, query.shape[1]):
                 q, k, v = query[b, h, :n], key[b, h, :n], value[b, h, :n]
                 gated = gate[b, h, :n, None] * bias[h, :n, :n]
-                if dropout:
-                    weights = _probabilities(q, k, gated)
-                    dropped, rescale = _draw(weights.shape, dropout, ctx.seed + number)
-                    weights.masked_fill_(dropped, 0.0)
-                    output[b, h, :n] = (weights.to(v.dtype) @ v).mul_(rescale)
-                else:
-                    output[b, h, :n] = F.scaled_dot_product_attention(
-                        q[None], k[None], v[None], attn_mask=gated[None]
-                    )[0]
+                output[b, h, :n] = F.scaled_dot_product_attention(q, k, v, attn_mask=gated)
         ctx.save_for_backward(*inputs, output)
         return output
 
@@ -112,6 +111,22 @@ def _chunks(lengths: Sequence[int], heads: int) -> Iterator[tuple[int, slice, in
         step = max(1, min(heads, _CHUNK_ELEMENTS // length**2))
         for first in range(0, heads, step):
             yield utterance, slice(first, first + step), length
+
+
+def _equal_chunks(lengths: Sequence[int], heads: int) -> Iterator[tuple[slice, slice, int]]:
+    """Yield as `_chunks` does, but neighbours of one length together: calls cost more than frames.
+
+    Short utterances are many, and in a batch sorted by length often as long as the next.
+    """
+    first = 0
+    while first < len(lengths):
+        length, last = lengths[first], first + 1
+        most = _CHUNK_ELEMENTS // (heads * length**2)
+        while last < len(lengths) and lengths[last] == length and last - first < most:
+            last += 1
+        for _, these, _ in _chunks([length], heads):
+            yield slice(first, last), these, length
+        first = last
 
 
 def _zeros_like(heads: Tensor) -> Tensor:

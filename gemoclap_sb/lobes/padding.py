@@ -119,20 +119,33 @@ def positional_embedding(module: nn.Module, hidden: Tensor, valid: Tensor | None
     does when the utterance stands alone. Padded frames mean nothing.
     """
     if hasattr(module, "layers"):
-        features = hidden.transpose(1, 2)
         for layer in module.layers:
-            features = layer(features)
+            hidden = layer.activation(layer.layer_norm(_same_convolution(layer, hidden)))
             if valid is not None:
-                features = features.masked_fill(~valid.unsqueeze(1), 0.0)
-        return features.transpose(1, 2)
+                hidden = hidden.masked_fill(~valid.unsqueeze(-1), 0.0)
+        return hidden
     batch_norm = getattr(module, "batch_norm", None)
-    if batch_norm is None or valid is None:
-        return module(hidden)
-    # Some HuBERTs normalise first, which would lift the padding off zero.
-    normalized = torch.zeros_like(hidden)
-    normalized[valid] = batch_norm(hidden[valid]).to(hidden.dtype)
-    features = module.padding(module.conv(normalized.transpose(1, 2)))
-    return module.activation(features).transpose(1, 2)
+    if batch_norm is not None and valid is None:
+        hidden = batch_norm(hidden.transpose(1, 2)).transpose(1, 2)
+    elif batch_norm is not None:
+        # Some HuBERTs normalise first, which would lift the padding off zero.
+        normal = torch.zeros_like(hidden)
+        normal[valid] = batch_norm(hidden[valid]).to(hidden.dtype)
+        hidden = normal
+    return module.activation(_same_convolution(module, hidden))
+
+
+def _same_convolution(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """Run `conv` and `padding` of a stock positional layer on [B, F, D], to as many frames."""
+    conv = layer.conv
+    if hidden.device.type != "cpu" or torch.compiler.is_compiling():
+        return layer.padding(conv(hidden.transpose(1, 2))).transpose(1, 2)
+    # oneDNN has a quick kernel for channels that lie beside each other, in images only, so a
+    # sequence is an image one pixel high. It also leaves out what reads the zeros at the ends.
+    image, weight = hidden.transpose(1, 2).unsqueeze(2), conv.weight.unsqueeze(2)
+    padding, groups = (0, *conv.padding), conv.groups
+    image = F.conv2d(image, weight, conv.bias, padding=padding, groups=groups)
+    return layer.padding(image.squeeze(2)).transpose(1, 2)
 
 
 def attention_mask(valid: Tensor, dtype: torch.dtype, additive: bool) -> Tensor:

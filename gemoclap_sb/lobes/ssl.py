@@ -29,6 +29,7 @@ from gemoclap_sb.lobes.lengths import (
     receptive_field,
     sample_lengths,
 )
+from gemoclap_sb.lobes.linear import fuse_linear_layers
 from gemoclap_sb.lobes.packed_front_end import can_pack, packed_features
 from gemoclap_sb.lobes.padding import (
     attention_mask,
@@ -293,6 +294,7 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
             insert_lora(self.model, **options["adapter_options"])
         elif options["freeze_feature_extractor"]:
             self.model.feature_extractor.requires_grad_(False)
+        fuse_linear_layers(self.model)
         mask_is_used = options["apply_spec_augment"] and self.config.mask_time_prob > 0
         if hasattr(self.model, "masked_spec_embed") and not mask_is_used:
             self.model.masked_spec_embed.requires_grad_(False)

@@ -64,6 +64,20 @@ def test_outputs_and_every_gradient_equal_eager(path, padded, monkeypatch):
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("most", [1, 4 * 30**2, 1_800_000])
+def test_neighbours_of_one_length_are_computed_as_each_alone(most, monkeypatch):
+    # One head at a time, one utterance at a time, all of a length at once.
+    monkeypatch.setattr("gemoclap_sb.lobes.chunked_attention._CHUNK_ELEMENTS", most)
+    lengths = [30, 30, 30, 30, 47, 47, 30, 50]
+    frames, valid = make_batch(lengths)
+    fused, stock = FusedWavLMAttention(make_stock(), "sdpa"), make_stock()
+    with torch.no_grad():
+        found = fused(frames, attention_mask=valid)[0]
+        for row, n in zip(range(len(lengths)), lengths, strict=True):
+            expected = stock(frames[row : row + 1, :n])[0]
+            torch.testing.assert_close(found[row : row + 1, :n], expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("padded", [True, False])
 def test_flex_outputs_equal_eager_on_the_cpu(padded):
     frames, valid = make_batch([200, 47, 128])

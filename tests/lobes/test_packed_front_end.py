@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Wav2Vec2Config
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
+from gemoclap_sb.lobes import packed_front_end
 from gemoclap_sb.lobes.packed_front_end import can_pack, packed_features
 from gemoclap_sb.lobes.padding import front_end_features
 
@@ -44,6 +46,18 @@ def make_front_end(norm: str, bias: bool, shape: str = "published") -> Wav2Vec2F
     return front_end.eval()
 
 
+class LargestTensor(TorchDispatchMode):
+    """Note the elements of the largest tensor that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor) and not function.is_view:
+            self.elements = max(self.elements, output.numel())
+        return output
+
+
 def make_batch() -> torch.Tensor:
     # The padding holds NaN; loudness and offset differ.
     batch = torch.full((len(LENGTHS), max(LENGTHS)), float("nan"))
@@ -67,6 +81,36 @@ def test_features_and_gradients_are_those_of_each_utterance_alone(norm, bias, sh
     expected = torch.autograd.grad(sum(of.square().sum() for of in alone), parameters)
     for one, other in zip(found, expected, strict=True):
         assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+@every_front_end
+def test_pieces_without_a_graph_give_what_whole_utterances_give(
+    norm, bias, shape, most, monkeypatch
+):
+    monkeypatch.setattr(packed_front_end, "_PIECE_FRAMES", most)
+    front_end = make_front_end(norm, bias, shape)
+    wavs = make_batch()
+    with torch.no_grad():
+        features = packed_features(front_end, wavs, LENGTHS)
+        alone = [
+            front_end(wav[None, :length])[0].T for wav, length in zip(wavs, LENGTHS, strict=True)
+        ]
+    assert features.shape[1] == max(map(len, alone))
+    for row, expected in zip(features, alone, strict=True):
+        torch.testing.assert_close(row[: len(expected)], expected, atol=2e-5, rtol=1e-5)
+        assert not row[len(expected) :].any()
+
+
+def test_without_a_graph_a_longer_utterance_makes_no_larger_tensor():
+    config = Wav2Vec2Config(conv_dim=[128] * 7)
+    front_end = Wav2Vec2FeatureEncoder(config).eval()
+    largest = []
+    for seconds in (4, 16):
+        with torch.no_grad(), LargestTensor() as seen:
+            packed_features(front_end, torch.randn(1, 16000 * seconds), [16000 * seconds])
+        largest.append(seen.elements)
+    assert largest[0] == largest[1] < 3200 * 4 * 128
 
 
 @pytest.mark.parametrize(("norm", "bias"), [("group", False), ("layer", True)])

@@ -72,7 +72,8 @@ def test_lora_starts_at_the_encoder_and_trains_little(small_ssl, tmp_path):
     options = {"rank": 2, "alpha": 4.0, "unfrozen_layers": ["encoder.layer_norm"]}
     lobe = SSLEncoder(folder, tmp_path, adapter="lora", adapter_options=options).eval()
     batch = pad(make_wavs([9000, 4000]))
-    torch.testing.assert_close(lobe(*batch), plain(*batch), atol=1e-6, rtol=0)
+    # One front end builds a graph and the other none, so they round in another order.
+    torch.testing.assert_close(lobe(*batch), plain(*batch), atol=1e-5, rtol=0)
     trained = {
         n.removeprefix("model.encoder.") for n, p in lobe.named_parameters() if p.requires_grad
     }
