@@ -103,7 +103,7 @@ def test_padding_is_that_of_the_epoch(rows, corpus):
     assert least <= float(rows["sampler"]["padding %"]) < random / 3
 
 
-def test_attention_and_heads_are_measured_and_the_header_says_on_what(printed):
+def test_attention_and_heads_are_measured_and_the_header_says_on_what(printed, rows):
     for said in ("tiny, cpu, fp32", f"torch {torch.__version__.split('+')[0]}", "600 utterances"):
         assert said in printed.split("\n## ")[0], said
     eager, sdpa = table_under(printed, "WavLM attention alone")
@@ -112,7 +112,11 @@ def test_attention_and_heads_are_measured_and_the_header_says_on_what(printed):
     assert all(float(row["seconds"]) > 0 and float(row["peak MiB"]) > 0 for row in (eager, sdpa))
     assert 0.1 < float(re.search(r"ratio (\d+\.\d+)\.", printed).group(1)) < 10
     goals = printed.split("## Goals")[1]
-    assert len(re.findall(r"goal at (?:least|most) .*: (?:not )?reached", goals)) == 4
+    assert len(re.findall(r"goal at (?:least|most) .*: (?:not )?reached", goals)) == 7
+    for name, training, inference in (("our lobe", 1, 1), ("all together", 5, 4)):
+        for figure, least in (("training", training), ("inference", inference)):
+            value = rows[name][f"{figure} x stock"]
+            assert f"{figure}, {name} over stock path: {value}, goal at least {least}:" in goals
 
 
 def test_other_families_have_the_stock_path_and_all_together(encoders, corpus):
