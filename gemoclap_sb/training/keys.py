@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from gemoclap_sb.lobes.ssl_options import ATTENTIONS
 from gemoclap_sb.objectives.divergences import REDUCTIONS, SIMILARITIES
 from gemoclap_sb.objectives.label_matrices import TARGETS
 from gemoclap_sb.training.gemoclap_brain import SELECTING
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.run_folder import ExperimentError, is_object
 
 _LONGEST_SHOWN = 80
 _INTEGER_SEEDS = 2**32
@@ -196,14 +196,17 @@ OPTIONAL_OBJECTS = ("random_speed", "lr_schedule", "pretrainer")
 
 
 def check_keys(
-    settings: Mapping[str, Any], hparams_file: str, given: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any],
+    hparams_file: str,
+    given: Mapping[str, Any] | None = None,
+    references: Mapping[str, Collection[str]] = {},
 ) -> None:
     """Refuse settings that are not of their key's kind; ExperimentError names each, in one line.
 
     ``settings`` are `gemoclap_sb.training.run_folder.read_settings`'s, ``given`` those of them
-    that the command line gave.
+    that the command line gave. What is wrong by one of its ``references`` is not told besides.
     """
-    wrong = []
+    wrong = {}
     for key, value in settings.items():
         if is_object(value):
             continue
@@ -215,9 +218,11 @@ def check_keys(
         if kind is None:
             continue
         if not kind.takes(value):
-            wrong.append(f"{named(key, hparams_file, given)}: {refusal(kind.expected, value)}")
+            wrong[key] = f"{named(key, hparams_file, given)}: {refusal(kind.expected, value)}"
     if wrong:
-        raise ExperimentError("; ".join(wrong) + ".")
+        told = [of for key, of in wrong.items() if not wrong.keys() & set(references.get(key, ()))]
+        # Two may refer to parts of each other.
+        raise ExperimentError("; ".join(told or wrong.values()) + ".")
 
 
 def named(key: str, hparams_file: str, given: Mapping[str, Any] | None) -> str:
@@ -238,8 +243,3 @@ def refusal(expected: str, value: Any) -> str:
     if isinstance(value, int | float) and expected == TEXT.expected:
         found = f"the number {found}; in quotes it is text"
     return f"expected {expected}, found {found}"
-
-
-def is_object(value: Any) -> bool:
-    """Whether settings have an object here: its tag and its arguments."""
-    return isinstance(value, dict) and any(str(name).startswith("!") for name in value)

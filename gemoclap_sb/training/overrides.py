@@ -12,9 +12,15 @@ from typing import Any
 
 from gemoclap_sb.data.corpora.ravdess import MERGED
 from gemoclap_sb.data.folds import VALIDATIONS
-from gemoclap_sb.training.keys import OBJECTS, check_keys, is_object, named
+from gemoclap_sb.training.keys import OBJECTS, check_keys, named
 from gemoclap_sb.training.own_manifest import with_manifest
-from gemoclap_sb.training.run_folder import ExperimentError, read_overrides, read_settings
+from gemoclap_sb.training.references import read_references
+from gemoclap_sb.training.run_folder import (
+    ExperimentError,
+    is_object,
+    read_overrides,
+    read_settings,
+)
 
 _CONTRASTIVE = ("EmoCLAPObjective", "MultiTaskObjective", "SoftLabelObjective")
 
@@ -29,7 +35,7 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     path = str(hparams_file)
     given = read_overrides(overrides) if isinstance(overrides, str) else dict(overrides)
     settings = read_settings(path, given)
-    check_keys(settings, path, given)
+    check_keys(settings, path, given, read_references(path, given))
     _check_batch(settings, path, given)
     _check_epochs(settings, path, given)
     own = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]

@@ -131,3 +131,11 @@ def test_failed_fold_gives_its_exit_status(tmp_path, capsys):
     command = tiny_run(tmp_path, data_folder=tmp_path / "none")
     assert main(SCRIPT.with_name("train.py"), command) == 2
     assert "fold 1 of 2 could not start (exit status 2)" in capsys.readouterr().err
+
+
+def test_missing_data_are_named_before_anything_is_made(tmp_path, capsys):
+    for options, said in (({}, "no data"), ({"data_folder": "none"}, "no folder none")):
+        assert main(tmp_path / "train.py", tiny_run(tmp_path / "cv", **options)) == 2
+        printed = capsys.readouterr()
+        assert said in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "cv").exists()

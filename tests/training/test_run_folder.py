@@ -83,6 +83,20 @@ def test_other_settings_are_refused_and_named(hparams, tmp_path):
         check_settings(folder, read_settings(hparams))
 
 
+def test_of_other_settings_only_those_are_told_that_others_follow_from(hparams, tmp_path):
+    def resolve(given):
+        return read_settings(hparams, {"alpha_e": 0.8, **given})
+
+    begin(tmp_path, read_settings(hparams))
+    with pytest.raises(ExperimentError) as raised:
+        check_settings(tmp_path, resolve({}), resolve=resolve)
+    assert "settings: alpha_e (was 0.9, now 0.8). Give" in str(raised.value)
+    hparams.write_text(YAML.replace("so {}", "very {}").replace("Exist\n    t", "Other\n    t"))
+    with pytest.raises(ExperimentError) as raised:
+        check_settings(tmp_path, resolve({}), resolve=resolve)
+    assert "alpha_e (was 0.9, now 0.8); prompts (was {" in str(raised.value)
+
+
 def test_longer_training_elsewhere_is_the_same_run(hparams, tmp_path):
     folder = tmp_path / "run"
     begin(folder, read_settings(hparams))
@@ -282,7 +296,7 @@ pretrainer: !new:does.not.Exist
     hparams.write_text(YAML + pretrainer % (tmp_path / "clap.ckpt"))
     check_settings(tmp_path / "run", read_settings(hparams, "output_folder: moved"))
     hparams.write_text(YAML + pretrainer % "other.ckpt")
-    with pytest.raises(ExperimentError, match=r"pretrainer \(was .*clap.ckpt.*other.ckpt"):
+    with pytest.raises(ExperimentError, match=r"pretrainer\[clap\] \(was .*clap.ckpt.*other.ckpt"):
         check_settings(tmp_path / "run", read_settings(hparams))
 
 
