@@ -132,6 +132,8 @@ def _check_header(path: Path, header: list[str], wanted: Collection[str]) -> Non
             f"{', '.join(header) or 'none'}.{hint}",
             missing,
         )
+    if (unnamed := header.count("")) > 1:
+        raise ManifestError(f"{path}: {unnamed} columns have no name. Name them, or delete them.")
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         raise ManifestError(f"{path}: column {', '.join(repeated)} appears more than once.")
     if "id" in header:

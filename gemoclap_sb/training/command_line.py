@@ -21,7 +21,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.run_opts import RunOptions
 
-from gemoclap_sb.training.keys import AS_TYPED, Kind, choice, number, refusal, whole
+from gemoclap_sb.training.keys import AS_TYPED, KEYS, Kind, choice, number, refusal, whole
 from gemoclap_sb.training.run_folder import ExperimentError, read_overrides
 
 _PRECISION = choice("fp32", "fp16", "bf16")
@@ -158,7 +158,10 @@ def _quoted(argv: Sequence[str]) -> list[str]:
 def _check_value(waiting: str | None) -> None:
     """Refuse a key that still waits for its value; it would be null."""
     if waiting not in (None, "help"):
-        raise ExperimentError(f"--{waiting}: expected a value after it, found none.")
+        unknown = (
+            "" if waiting in KEYS else "no option of SpeechBrain's, and as a key of the YAML: "
+        )
+        raise ExperimentError(f"--{waiting}: {unknown}expected a value after it, found none.")
 
 
 def _value(key: str, value: str) -> str:

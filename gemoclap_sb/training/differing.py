@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+_LONGEST = 80
 _OF_MANIFEST = frozenset(
     {"number_of_folds", "num_classes", "prompts", "heads", "weights", "objective"}
 )
@@ -46,10 +47,20 @@ def spelled_out(name: str, before: Any, now: Any) -> str:
     >>> spelled_out("weights", {"emotion": 0.9, "gender": 0.1}, {"emotion": 0.8, "gender": 0.1})
     'weights[emotion] (was 0.9, now 0.8)'
     """
-    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
-        return "; ".join(
-            spelled_out(name if str(key).startswith("!") else f"{name}[{key}]", before[key], of)
-            for key, of in now.items()
-            if of != before[key]
-        )
-    return f"{name} (was {before!r}, now {now!r})"
+    if isinstance(before, dict) and isinstance(now, dict):
+        if before.keys() == now.keys():
+            return "; ".join(
+                spelled_out(name if str(key).startswith("!") else f"{name}[{key}]", before[key], of)
+                for key, of in now.items()
+                if of != before[key]
+            )
+        if all(str(key).startswith("!") for key in (*before, *now)):
+            # Of objects of two classes the arguments say little.
+            before, now = " ".join(before), " ".join(now)
+    was, found = (
+        f"{repr(of)[:_LONGEST]}..."
+        if isinstance(of, dict | list) and len(repr(of)) > _LONGEST
+        else repr(of)
+        for of in (before, now)
+    )
+    return f"{name} (was {was}, now {found})"

@@ -49,7 +49,7 @@ from gemoclap_sb.training.command_line import checked_run_options, parse_argumen
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.launch import join_group, without_launch_flag
 from gemoclap_sb.training.locks import lock_folder
-from gemoclap_sb.training.overrides import check_objects, completed
+from gemoclap_sb.training.overrides import check_complete, completed
 from gemoclap_sb.training.resources import OutOfResources, told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, write_files
 from gemoclap_sb.training.run_folder import (
@@ -155,7 +155,7 @@ def open_run(argv: Sequence[str] | None) -> Run:
     hparams_file, run_opts, typed = parse_arguments(without_launch_flag(argv))
     overrides = completed(hparams_file, typed)
     settings = read_settings(hparams_file, overrides)
-    check_objects(settings, hparams_file)
+    check_complete(settings, hparams_file)
     check_data(settings)
     run_opts = checked_run_options(run_opts, settings)
     if run_opts.debug and run_opts.debug_persistently:
@@ -181,7 +181,8 @@ def open_run(argv: Sequence[str] | None) -> Run:
             try:
                 hparams = load_hyperpyyaml(stream, overrides)
             except (TypeError, ValueError, OSError, ImportError, AttributeError) as error:
-                raise ExperimentError(f"{hparams_file}: {error}") from error
+                said = ": ".join(map(str, error.args))
+                raise ExperimentError(f"{hparams_file}: {said or error}") from error
         try:
             sb.create_experiment_directory(folder, hparams_file, overrides)
             if lock:

@@ -187,9 +187,13 @@ KEYS: dict[str, Kind] = {
 AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH))
 """Keys of text: names and paths, which a command line may write as they are."""
 
-# What an experiment cannot do without, and what takes no plain value.
+# What an experiment cannot do without: what takes no plain value, and what does.
 OBJECTS = (
     "objective", "prompts", "opt_class", "checkpointer", "epoch_counter", "train_logger", "history",
+)  # fmt: skip
+PLAIN = (
+    "experiment", "seed", "fold", "skip_bad_audio", "output_folder", "batch_size",
+    "valid_batch_size", "pool_batches", "num_workers",
 )  # fmt: skip
 # What it may leave out, or set to null.
 OPTIONAL_OBJECTS = ("random_speed", "lr_schedule", "pretrainer")

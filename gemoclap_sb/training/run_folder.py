@@ -13,10 +13,11 @@ run.json         seconds, versions and machine; not part of the result
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -63,6 +64,17 @@ class ExperimentError(RuntimeError):
     """An experiment cannot start as asked; the message says what to change."""
 
 
+@contextlib.contextmanager
+def told_permissions() -> Iterator[None]:
+    """Tell of a file or folder that may not be looked at; ExperimentError names it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ExperimentError(
+            f"{error.filename} may not be read ({error.strerror}). Name what is yours to read."
+        ) from error
+
+
 def read_overrides(text: str) -> dict[str, Any]:
     """Read the keys that a command line gave, as SpeechBrain's ``parse_arguments`` leaves them.
 
@@ -85,6 +97,7 @@ def read_overrides(text: str) -> dict[str, Any]:
     return dict(given)
 
 
+@told_permissions()
 def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -> dict:
     r"""Resolve an experiment's YAML without making its objects.
 
@@ -118,6 +131,8 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
     with path.open(encoding="utf-8") as stream:
         try:
             resolved = resolve_references(stream, given or None)
+        except RecursionError as error:
+            raise ExperimentError(f"{path}: some of its !ref lead back to themselves.") from error
         except (ValueError, KeyError, TypeError, OSError, YAMLError) as error:
             raise ExperimentError(f"{path}: {' '.join(str(error).split())}") from error
     tree = YAML().load(StringIO(resolved.getvalue()))
@@ -355,7 +370,8 @@ def _comparable(settings: Mapping[str, object], by_content: bool) -> dict[str, o
 
     kept = {key: of for key, of in settings.items() if key not in UNRECORDED and of is not None}
     if by_content:
-        kept |= {key: bool(kept[key]) for split in SPLITS if (key := f"{split}_csv") in kept}
+        given = {key: of for split in SPLITS if (of := kept.get(key := f"{split}_csv")) is not None}
+        kept |= {key: "given" if of else "" for key, of in given.items()}
     return without_paths(kept)
 
 

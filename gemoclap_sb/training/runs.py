@@ -31,6 +31,7 @@ from gemoclap_sb.training.run_folder import (
     RUN,
     ExperimentError,
     read_settings,
+    told_permissions,
 )
 
 
@@ -210,6 +211,7 @@ def check_keys(
     return given
 
 
+@told_permissions()
 def check_data(settings: Mapping[str, Any]) -> None:
     """Refuse what would let every run fail; a ``manifest`` has been read before."""
     folder = settings.get("data_folder")

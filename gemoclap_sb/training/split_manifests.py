@@ -15,11 +15,12 @@ from gemoclap_sb.data.csv_rows import MissingColumnError
 from gemoclap_sb.data.manifests import LabelError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.training.own_manifest import EMOTION_ALONE, LABELS, manifest_preparation
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.run_folder import ExperimentError, told_permissions
 
 Prepare = Callable[..., Mapping]
 
 
+@told_permissions()
 def check_data(settings: Mapping[str, Any]) -> None:
     """Refuse settings that name no data, or data that are not there; ExperimentError.
 

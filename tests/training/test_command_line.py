@@ -73,6 +73,10 @@ def test_speechbrains_options_and_keys_of_the_yaml():
         (["--seed", "1", "--seed", "2"], "each key once"),
         (["--seed", "[1"], "expected --key value"),
         (["--classes"], "--classes: expected a value after it, found none"),
+        (
+            ["--resume"],
+            "--resume: no option of SpeechBrain's, and as a key of the YAML: expected a",
+        ),
         (["--classes", "--seed", "1"], "--classes: expected a value after it, found none"),
         (["extra"], "expected --key value"),
         (["--", "--seed", "1"], "write the option out"),

@@ -50,3 +50,8 @@ def test_of_a_mapping_what_differs_is_told():
     now = {"!new:a.B": {"words": {"ang": "mad", "sad": "sad"}, "only": None}}
     assert spelled_out("prompts", was, now) == "prompts[words][ang] (was 'angry', now 'mad')"
     assert spelled_out("x", {"a": 1}, {"b": 1}) == "x (was {'a': 1}, now {'b': 1})"
+    assert spelled_out("x", {"!new:a.B": {"a": 1}}, {"!new:a.C": {"a": 1}}) == (
+        "x (was '!new:a.B', now '!new:a.C')"
+    )
+    assert len(spelled_out("x", {"a": "a" * 1000}, ["b"] * 1000)) < 200
+    assert spelled_out("x", "a" * 100, 1) == f"x (was '{'a' * 100}', now 1)"

@@ -146,6 +146,17 @@ def test_a_class_that_is_not_there(tmp_path, capsys, key, value):
     assert err.startswith(f"error: {path}: ") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("key", ["skip_bad_audio", "batch_size", "num_workers", "prompts"])
+def test_a_yaml_that_lacks_a_key(tmp_path, capsys, key):
+    path = tmp_path / "own.yaml"
+    text = (ROOT / "hparams/emo_scratch.yaml").read_text()
+    path.write_text(text.replace(f"\n{key}: ", "\nanother: "))
+    assert main(None, [str(path), "--data_folder", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {path} has no {key}, which an experiment is made of")
+    assert printed.count("\n") == 1
+
+
 def test_of_another_run_in_the_folder_the_roots_are_told(small_manifests, tmp_path, capsys):
     argv = own_manifests(small_manifests, tmp_path / "run")
     open_run(argv).close()

@@ -16,6 +16,7 @@ from gemoclap_sb.training.run_folder import (
     learning_options,
     read_settings,
     record_run,
+    told_permissions,
 )
 
 YAML = """
@@ -66,6 +67,20 @@ def test_missing_file_is_named(tmp_path):
         read_settings(tmp_path / "none.yaml")
 
 
+def test_keys_that_lead_back_to_themselves_are_one_line(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: !ref <b[c]>\nb:\n    c: !ref <a>\n    d: !ref 1 - <a>\n")
+    with pytest.raises(ExperimentError, match="x.yaml: .*lead back to themselves"):
+        read_settings(tmp_path / "x.yaml")
+
+
+def test_what_may_not_be_looked_at_is_named():
+    with (
+        pytest.raises(ExperimentError, match=r"^/a/b may not be read \(No\). Name"),
+        told_permissions(),
+    ):
+        raise PermissionError(13, "No", "/a/b")
+
+
 def begin(folder, settings):
     """A run that has trained for an epoch."""
     check_settings(folder, settings)
@@ -91,10 +106,10 @@ def test_of_other_settings_only_those_are_told_that_others_follow_from(hparams, 
     with pytest.raises(ExperimentError) as raised:
         check_settings(tmp_path, resolve({}), resolve=resolve)
     assert "settings: alpha_e (was 0.9, now 0.8). Give" in str(raised.value)
-    hparams.write_text(YAML.replace("so {}", "very {}").replace("Exist\n    t", "Other\n    t"))
+    hparams.write_text(YAML.replace("so {}", "very {}"))
     with pytest.raises(ExperimentError) as raised:
         check_settings(tmp_path, resolve({}), resolve=resolve)
-    assert "alpha_e (was 0.9, now 0.8); prompts (was {" in str(raised.value)
+    assert "alpha_e (was 0.9, now 0.8); prompts[templates] (was ['so {}" in str(raised.value)
 
 
 def test_longer_training_elsewhere_is_the_same_run(hparams, tmp_path):
