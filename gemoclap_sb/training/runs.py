@@ -235,7 +235,7 @@ def without(options: Sequence[str], keys: set[str]) -> list[str]:
     """Leave out ``--key value`` and ``--key=value``."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for key in keys:
-        parser.add_argument(f"--{key}")
+        parser.add_argument(f"--{key}", nargs="?")
     return parser.parse_known_args(options)[1]
 
 

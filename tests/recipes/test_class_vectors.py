@@ -96,7 +96,7 @@ def test_an_experiment_without_a_text_tower_is_refused(script, tmp_path, capsys)
     [
         ([], "error: expected the YAML of an experiment first"),
         (["--data_folder", "x"], "error: expected the YAML of an experiment first"),
-        (["none.yaml"], "error: no hyperparameter file none.yaml"),
+        (["none.yaml", "--experiment"], "error: no hyperparameter file none.yaml"),
         (["{}", "--data_folder", "none"], "error: --data_folder: no folder none"),
         (["{}", "--data_folder", "none", "--fold=1"], "error: --data_folder: no folder none"),
     ],
