@@ -128,7 +128,7 @@ def test_what_has_no_folds_is_explained(small_corpus, tmp_path, capsys, options,
 
 @pytest.mark.slow
 def test_failed_fold_gives_its_exit_status(tmp_path, capsys):
-    command = tiny_run(tmp_path, data_folder=tmp_path / "none")
+    command = tiny_run(tmp_path, data_folder=tmp_path)  # A folder that is no corpus.
     assert main(SCRIPT.with_name("train.py"), command) == 2
     assert "fold 1 of 2 could not start (exit status 2)" in capsys.readouterr().err
 
