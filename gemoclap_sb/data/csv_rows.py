@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,14 @@ class ManifestError(ValueError):
 
 class LabelError(ManifestError):
     """A manifest with labels that are none of those expected."""
+
+
+class MissingColumnError(ManifestError):
+    """A manifest without columns that are read, the ``missing`` ones."""
+
+    def __init__(self, message: str, missing: Sequence[str]) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 def printable(text: object) -> str:
@@ -119,10 +127,13 @@ def _check_header(path: Path, header: list[str], wanted: Collection[str]) -> Non
     in_order = dict.fromkeys([*(name for name in COLUMNS if name in wanted), *wanted])
     if missing := [name for name in in_order if name not in header]:
         hint = " Columns must be separated by commas." if len(header) == 1 else ""
-        raise ManifestError(
+        raise MissingColumnError(
             f"{path}: missing column {', '.join(missing)}. Found the columns "
-            f"{', '.join(header) or 'none'}.{hint}"
+            f"{', '.join(header) or 'none'}.{hint}",
+            missing,
         )
+    if (unnamed := header.count("")) > 1:
+        raise ManifestError(f"{path}: {unnamed} columns have no name. Name them, or delete them.")
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         raise ManifestError(f"{path}: column {', '.join(repeated)} appears more than once.")
     if "id" in header:

@@ -235,10 +235,9 @@ def read_cells(path: str | os.PathLike, filled: Collection[str]) -> list[dict[st
     """
     path = Path(path)
     records, problems = read_records(path, filled)
-    for record in records:
-        problems += [
-            f"{record.where}: the {name} is empty" for name in filled if not record.cells[name]
-        ]
+    for name in filled:
+        if empty := [record for record in records if not record.cells[name]]:
+            problems.append(f"{_where(empty)}: the {name} is empty")
     if problems:
         raise ManifestError(_summary(path, problems))
     return [record.cells for record in records]
@@ -265,9 +264,14 @@ def _unknown_labels(records: list[Record], classes: Mapping[str, Collection[str]
             if record.cells[name] not in allowed:
                 rows.setdefault(record.cells[name], []).append(record)
         for label, of in rows.items():
-            more = f" and {len(of) - 1} more rows" if len(of) > 1 else ""
             expected = ", ".join(map(str, allowed))
-            yield f"{of[0].where}{more}: {name} is {label!r}, expected one of {expected}"
+            yield f"{_where(of)}: {name} is {label!r}, expected one of {expected}"
+
+
+def _where(records: list[Record]) -> str:
+    """Say where the first of some rows is, and how many there are besides."""
+    more = f" and {len(records) - 1} more rows" if len(records) > 1 else ""
+    return f"{records[0].where}{more}"
 
 
 def _check_cells(record: Record, data_root: str | os.PathLike | None) -> Iterator[str]:

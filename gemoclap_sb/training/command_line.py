@@ -12,14 +12,16 @@ import dataclasses
 import io
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
 import torch
 from speechbrain.utils.run_opts import RunOptions
 
-from gemoclap_sb.training.keys import AS_TYPED, Kind, choice, number, refusal, whole
+from gemoclap_sb.training.keys import AS_TYPED, KEYS, Kind, choice, number, refusal, whole
 from gemoclap_sb.training.run_folder import ExperimentError, read_overrides
 
 _PRECISION = choice("fp32", "fp16", "bf16")
@@ -37,6 +39,7 @@ RUN_OPTIONS: dict[str, Kind] = {
     "profile_warmup": whole(0),
     "profile_steps": whole(1),
 }
+_NO_YAML = "expected the YAML of an experiment first, as in {}; found none."
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(RunOptions))
 
 
@@ -49,6 +52,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, RunOptions, dict[str, Any
     >>> path, given
     ('x.yaml', {'seed': 2, 'data_folder': '/a=b #1'})
     """
+    if is_help(argv):
+        print(f"{_usage()}, where the keys are those of the YAML. SpeechBrain's own options:\n")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -58,8 +63,15 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, RunOptions, dict[str, Any
             raise
         # The last line says what; before it stand all options there are.
         *_, line = printed.getvalue().strip().splitlines()
+        if "param_file" in line:
+            raise ExperimentError(_NO_YAML.format(_usage())) from error
         raise ExperimentError(line.partition("error: ")[2] or line) from error
     return hparams_file, checked_run_options(run_opts), read_overrides(overrides)
+
+
+def is_help(argv: Sequence[str]) -> bool:
+    """Whether a command line asks what there is to ask."""
+    return not {"-h", "--help"}.isdisjoint(argv)
 
 
 def checked_run_options(run_opts: RunOptions, settings: Mapping[str, Any] = {}) -> RunOptions:
@@ -91,6 +103,10 @@ def checked_run_options(run_opts: RunOptions, settings: Mapping[str, Any] = {}) 
     return run_opts
 
 
+def _usage() -> str:
+    return f"{Path(sys.argv[0]).name} hparams/FILE.yaml [--key value ...]"
+
+
 def _check_device(name: Any) -> bool:
     """Refuse a device that is not there; whether it is one with half precision, a GPU."""
     if name is None:
@@ -116,7 +132,7 @@ def _check_device(name: Any) -> bool:
 
 def _quoted(argv: Sequence[str]) -> list[str]:
     """Put names and paths in quotes, so that SpeechBrain and YAML leave them as they are."""
-    quoted, key = [], None
+    quoted, key, named = [], None, is_help(argv)
     for argument in map(os.fspath, argv):
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
@@ -126,8 +142,15 @@ def _quoted(argv: Sequence[str]) -> list[str]:
             if equals and name not in _OPTIONS:
                 argument = f"--{name}={_value(name, value)}"
         elif key is not None:
+            if not named:
+                # SpeechBrain would take the value for the YAML.
+                break
             argument, key = _value(key, argument), None
+        else:
+            named = True
         quoted.append(argument)
+    if not named:
+        raise ExperimentError(_NO_YAML.format(_usage()))
     _check_value(key)
     return quoted
 
@@ -135,7 +158,10 @@ def _quoted(argv: Sequence[str]) -> list[str]:
 def _check_value(waiting: str | None) -> None:
     """Refuse a key that still waits for its value; it would be null."""
     if waiting not in (None, "help"):
-        raise ExperimentError(f"--{waiting}: expected a value after it, found none.")
+        unknown = (
+            "" if waiting in KEYS else "no option of SpeechBrain's, and as a key of the YAML: "
+        )
+        raise ExperimentError(f"--{waiting}: {unknown}expected a value after it, found none.")
 
 
 def _value(key: str, value: str) -> str:

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gemoclap_sb.evaluation.report import (
 )
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import read_json, write_json, write_text
-from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
+from gemoclap_sb.training.command_line import checked_run_options, is_help, parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
 from gemoclap_sb.training.locks import lock_folder
 from gemoclap_sb.training.overrides import completed
@@ -38,6 +39,7 @@ from gemoclap_sb.training.run_folder import (
     read_settings,
     recorded_manifest,
 )
+from gemoclap_sb.training.split_manifests import check_data
 
 
 def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
@@ -51,6 +53,8 @@ def main(train_script: Path, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1)
     try:
         own, argv = parser.parse_known_args(argv)
+        if is_help(argv):
+            print("--jobs N: so many folds side by side. All other options are those of train.py:")
         return cross_validate(train_script, argv, own.jobs)
     except (ExperimentError, argparse.ArgumentError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
@@ -118,12 +122,20 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     passed = _without_option(argv, "--output_folder")
     total = int(settings["number_of_folds"])
     folders = [root / f"fold_{fold}" for fold in range(1, total + 1)]
+
+    def of_fold(fold: int, more: Mapping[str, Any] = {}) -> dict[str, Any]:
+        changed = completed(hparams_file, {**overrides, **more}) if more else given
+        place = {"fold": fold, "output_folder": str(folders[fold - 1])}
+        return read_settings(hparams_file, {**changed, **place})
+
+    if not all(map(is_finished, folders)):
+        check_data(settings)
     lock = lock_folder(root)
     missing = []
     for fold, folder in enumerate(folders, start=1):
         if is_finished(folder):
-            own = read_settings(hparams_file, {**given, "fold": fold, "output_folder": str(folder)})
-            check_settings(folder, own, learning_options(run_opts, own))
+            options = learning_options(run_opts, settings)
+            check_settings(folder, of_fold(fold), options, partial(of_fold, fold))
             print(f"fold {fold}: finished before, in {folder}", flush=True)
         else:
             own = ["--fold", str(fold), "--output_folder", str(folder)]

@@ -49,7 +49,7 @@ from gemoclap_sb.training.command_line import checked_run_options, parse_argumen
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.launch import join_group, without_launch_flag
 from gemoclap_sb.training.locks import lock_folder
-from gemoclap_sb.training.overrides import check_objects, completed
+from gemoclap_sb.training.overrides import check_complete, completed
 from gemoclap_sb.training.resources import OutOfResources, told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, write_files
 from gemoclap_sb.training.run_folder import (
@@ -61,7 +61,7 @@ from gemoclap_sb.training.run_folder import (
     read_settings,
     record_run,
 )
-from gemoclap_sb.training.split_manifests import Prepare, find_manifests, read_splits
+from gemoclap_sb.training.split_manifests import Prepare, check_data, find_manifests, read_splits
 
 # Ways to validate by which it is meant that validation and test are the same.
 TESTED_TOO = ("test", "development", "untested")
@@ -152,10 +152,11 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
 def open_run(argv: Sequence[str] | None) -> Run:
     """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
-    hparams_file, run_opts, overrides = parse_arguments(without_launch_flag(argv))
-    overrides = completed(hparams_file, overrides)
+    hparams_file, run_opts, typed = parse_arguments(without_launch_flag(argv))
+    overrides = completed(hparams_file, typed)
     settings = read_settings(hparams_file, overrides)
-    check_objects(settings, hparams_file)
+    check_complete(settings, hparams_file)
+    check_data(settings)
     run_opts = checked_run_options(run_opts, settings)
     if run_opts.debug and run_opts.debug_persistently:
         raise ExperimentError(
@@ -166,17 +167,22 @@ def open_run(argv: Sequence[str] | None) -> Run:
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     options = {"processes": processes, **learning_options(run_opts, settings)}
     folder = Path(settings["output_folder"])
+
+    def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
+        return read_settings(hparams_file, completed(hparams_file, {**typed, **given}))
+
     lock = lock_folder(folder) if if_main_process() else None
     try:
         try:
-            recorded = check_settings(folder, settings, options) if lock else None
+            recorded = check_settings(folder, settings, options, resolve) if lock else None
         except OSError as error:
             raise ExperimentError(f"--output_folder: {error}") from error
         with open(hparams_file, encoding="utf-8") as stream:
             try:
                 hparams = load_hyperpyyaml(stream, overrides)
             except (TypeError, ValueError, OSError, ImportError, AttributeError) as error:
-                raise ExperimentError(f"{hparams_file}: {error}") from error
+                said = ": ".join(map(str, error.args))
+                raise ExperimentError(f"{hparams_file}: {said or error}") from error
         try:
             sb.create_experiment_directory(folder, hparams_file, overrides)
             if lock:

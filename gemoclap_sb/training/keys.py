@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from gemoclap_sb.lobes.ssl_options import ATTENTIONS
 from gemoclap_sb.objectives.divergences import REDUCTIONS, SIMILARITIES
 from gemoclap_sb.objectives.label_matrices import TARGETS
 from gemoclap_sb.training.gemoclap_brain import SELECTING
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.run_folder import ExperimentError, is_object
 
 _LONGEST_SHOWN = 80
 _INTEGER_SEEDS = 2**32
@@ -187,23 +187,30 @@ KEYS: dict[str, Kind] = {
 AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH))
 """Keys of text: names and paths, which a command line may write as they are."""
 
-# What an experiment cannot do without, and what takes no plain value.
+# What an experiment cannot do without: what takes no plain value, and what does.
 OBJECTS = (
     "objective", "prompts", "opt_class", "checkpointer", "epoch_counter", "train_logger", "history",
+)  # fmt: skip
+PLAIN = (
+    "experiment", "seed", "fold", "skip_bad_audio", "output_folder", "batch_size",
+    "valid_batch_size", "pool_batches", "num_workers",
 )  # fmt: skip
 # What it may leave out, or set to null.
 OPTIONAL_OBJECTS = ("random_speed", "lr_schedule", "pretrainer")
 
 
 def check_keys(
-    settings: Mapping[str, Any], hparams_file: str, given: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any],
+    hparams_file: str,
+    given: Mapping[str, Any] | None = None,
+    references: Mapping[str, Collection[str]] = {},
 ) -> None:
     """Refuse settings that are not of their key's kind; ExperimentError names each, in one line.
 
     ``settings`` are `gemoclap_sb.training.run_folder.read_settings`'s, ``given`` those of them
-    that the command line gave.
+    that the command line gave. What is wrong by one of its ``references`` is not told besides.
     """
-    wrong = []
+    wrong = {}
     for key, value in settings.items():
         if is_object(value):
             continue
@@ -215,9 +222,11 @@ def check_keys(
         if kind is None:
             continue
         if not kind.takes(value):
-            wrong.append(f"{named(key, hparams_file, given)}: {refusal(kind.expected, value)}")
+            wrong[key] = f"{named(key, hparams_file, given)}: {refusal(kind.expected, value)}"
     if wrong:
-        raise ExperimentError("; ".join(wrong) + ".")
+        told = [of for key, of in wrong.items() if not wrong.keys() & set(references.get(key, ()))]
+        # Two may refer to parts of each other.
+        raise ExperimentError("; ".join(told or wrong.values()) + ".")
 
 
 def named(key: str, hparams_file: str, given: Mapping[str, Any] | None) -> str:
@@ -238,8 +247,3 @@ def refusal(expected: str, value: Any) -> str:
     if isinstance(value, int | float) and expected == TEXT.expected:
         found = f"the number {found}; in quotes it is text"
     return f"expected {expected}, found {found}"
-
-
-def is_object(value: Any) -> bool:
-    """Whether settings have an object here: its tag and its arguments."""
-    return isinstance(value, dict) and any(str(name).startswith("!") for name in value)

@@ -12,13 +12,21 @@ from typing import Any
 
 from gemoclap_sb.data.corpora.ravdess import MERGED
 from gemoclap_sb.data.folds import VALIDATIONS
-from gemoclap_sb.training.keys import OBJECTS, check_keys, is_object, named
+from gemoclap_sb.training.keys import OBJECTS, PLAIN, check_keys, named
 from gemoclap_sb.training.own_manifest import with_manifest
-from gemoclap_sb.training.run_folder import ExperimentError, read_overrides, read_settings
+from gemoclap_sb.training.references import read_references
+from gemoclap_sb.training.run_folder import (
+    ExperimentError,
+    is_object,
+    read_overrides,
+    read_settings,
+    told_permissions,
+)
 
 _CONTRASTIVE = ("EmoCLAPObjective", "MultiTaskObjective", "SoftLabelObjective")
 
 
+@told_permissions()
 def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any]) -> dict:
     """Check the keys of an experiment, and add the overrides that follow from them.
 
@@ -29,7 +37,7 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     path = str(hparams_file)
     given = read_overrides(overrides) if isinstance(overrides, str) else dict(overrides)
     settings = read_settings(path, given)
-    check_keys(settings, path, given)
+    check_keys(settings, path, given, read_references(path, given))
     _check_batch(settings, path, given)
     _check_epochs(settings, path, given)
     own = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]
@@ -59,11 +67,12 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     return given
 
 
-def check_objects(settings: Mapping[str, Any], hparams_file: str) -> None:
-    """Refuse a YAML that lacks an object that every experiment has; ExperimentError."""
+def check_complete(settings: Mapping[str, Any], hparams_file: str) -> None:
+    """Refuse a YAML that lacks what every experiment has; ExperimentError."""
     lacking = [key for key in OBJECTS if not is_object(settings.get(key))]
     if not is_object((settings.get("modules") or {}).get("clap")):
         lacking.append("modules with clap")
+    lacking += [key for key in PLAIN if key not in settings]
     if lacking:
         raise ExperimentError(
             f"{hparams_file} has no {', '.join(lacking)}, which an experiment is made of; see "

@@ -25,6 +25,10 @@ LABELS = (
     "Labels of your own are named by --words words.yaml, which goes with --manifest, or by the "
     "prompts of the YAML."
 )
+EMOTION_ALONE = (
+    "Add it, or train Emo-CLAP, which reads emotion alone: an emo_*.yaml of the recipes, such as "
+    "hparams/emo_scratch.yaml."
+)
 
 
 def with_manifest(hparams_file: str, overrides: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +81,7 @@ def manifest_preparation(
     if missing := [name for name in columns if name not in present]:
         raise ExperimentError(
             f"{manifest} has no column {', '.join(missing)}, which this experiment reads (its "
-            f"columns: {', '.join(present)}). Add it, or train Emo-CLAP, which reads emotion "
-            "alone: hparams/emo_scratch.yaml."
+            f"columns: {', '.join(present)}). {EMOTION_ALONE}"
         )
     words = hparams["prompts"].words
     classes = {name: list(words[name]) for name in columns if name in words}

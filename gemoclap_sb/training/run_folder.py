@@ -13,10 +13,11 @@ run.json         seconds, versions and machine; not part of the result
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -35,6 +36,7 @@ from gemoclap_sb.data.contents import rows_digest
 from gemoclap_sb.data.manifests import read_cells
 from gemoclap_sb.data.preparation import RECORD, SPLITS
 from gemoclap_sb.files import file_digest, read_json, write_json
+from gemoclap_sb.training.differing import roots, spelled_out
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 
@@ -62,6 +64,17 @@ class ExperimentError(RuntimeError):
     """An experiment cannot start as asked; the message says what to change."""
 
 
+@contextlib.contextmanager
+def told_permissions() -> Iterator[None]:
+    """Tell of a file or folder that may not be looked at; ExperimentError names it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ExperimentError(
+            f"{error.filename} may not be read ({error.strerror}). Name what is yours to read."
+        ) from error
+
+
 def read_overrides(text: str) -> dict[str, Any]:
     """Read the keys that a command line gave, as SpeechBrain's ``parse_arguments`` leaves them.
 
@@ -84,6 +97,7 @@ def read_overrides(text: str) -> dict[str, Any]:
     return dict(given)
 
 
+@told_permissions()
 def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -> dict:
     r"""Resolve an experiment's YAML without making its objects.
 
@@ -117,10 +131,17 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
     with path.open(encoding="utf-8") as stream:
         try:
             resolved = resolve_references(stream, given or None)
+        except RecursionError as error:
+            raise ExperimentError(f"{path}: some of its !ref lead back to themselves.") from error
         except (ValueError, KeyError, TypeError, OSError, YAMLError) as error:
             raise ExperimentError(f"{path}: {' '.join(str(error).split())}") from error
     tree = YAML().load(StringIO(resolved.getvalue()))
     return {key: _plain(value) for key, value in tree.items()}
+
+
+def is_object(value: Any) -> bool:
+    """Whether settings have an object here: its tag and its arguments."""
+    return isinstance(value, dict) and any(str(name).startswith("!") for name in value)
 
 
 def learning_options(run_opts: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +158,10 @@ def learning_options(run_opts: RunOptions, settings: Mapping[str, Any]) -> dict[
 
 
 def check_settings(
-    folder: str | os.PathLike, settings: dict, options: Mapping[str, Any] | None = None
+    folder: str | os.PathLike,
+    settings: dict,
+    options: Mapping[str, Any] | None = None,
+    resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Refuse to go on with a run that was begun with other settings.
 
@@ -145,29 +169,18 @@ def check_settings(
     an unfinished run, unless its learning rate follows a schedule over them. Where a class
     of the package, or the corpus, lies does not matter (`bind_data` sees to what is in it), nor
     does a key that is null. ``options`` are those of `learning_options`, and ``processes``, without
-    which their number is not compared. Returns what is recorded; ExperimentError names the keys
-    that differ.
+    which their number is not compared. ``resolve`` gives the settings that follow from further
+    overrides; with it, a key that differs because another does is not told. Returns what is
+    recorded; ExperimentError names the keys that differ.
     """
     path = Path(folder) / SETTINGS
-    kept = _with_real_folders({k: of for k, of in settings.items() if k not in UNRECORDED})
-    manifest = kept.get("manifest")
-    if manifest:
-        cells = {row["ID"]: row for row in read_cells(manifest, ("ID",))}
-        kept["manifest"] = f"{_ITS_ROWS} {rows_digest(cells)[:12]}"
-        # What that file says stands in the prompts.
-        kept.pop("words", None)
-    else:
-        # A run begun before there were these keys goes on.
-        kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
-    if kept.get("pretrainer"):
-        kept["pretrainer"] = _sources(kept["pretrainer"])
-    # As JSON gives it back, so that equal settings compare equal.
-    kept = json.loads(json.dumps(kept | dict(options or {})))
+    kept = _recordable(settings, options)
     if not (_is_begun(folder) and path.exists()):
         write_json(path, kept)
         return kept
     recorded = read_record(path)
     now = dict(kept)
+    manifest = settings.get("manifest")
     if manifest and not str(recorded.get("manifest")).startswith(_ITS_ROWS):
         # As it was recorded then.
         now["manifest"] = f"{Path(manifest).name}, SHA-256 {file_digest(manifest)[:12]}"
@@ -181,14 +194,25 @@ def check_settings(
     by_content = "data" in recorded
     before = _comparable(_with_real_folders(recorded), by_content)
     now = _comparable(now, by_content)
-    differing = [
-        f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
-        for key in sorted((before.keys() | now.keys()) - uncompared)
-        if before.get(key) != now.get(key)
-    ]
+    differing = {
+        key for key in (before.keys() | now.keys()) - uncompared if before.get(key) != now.get(key)
+    }
+    if differing and resolve:
+
+        def as_if(given: Mapping[str, Any]) -> dict[str, object]:
+            if any(map(is_object, given.values())):
+                # Merged into that of the YAML, it would be neither.
+                return {}
+            try:
+                return _comparable(_recordable(resolve(given), options), by_content)
+            except ExperimentError:
+                return {}
+
+        differing = roots(differing, before, as_if)
     if differing:
+        told = [spelled_out(key, before.get(key), now.get(key)) for key in sorted(differing)]
         raise ExperimentError(
-            f"{folder} holds a run begun with other settings: {'; '.join(differing)}. "
+            f"{folder} holds a run begun with other settings: {'; '.join(told)}. "
             "Give another --output_folder, the same settings, or delete the folder."
         )
     return kept
@@ -226,6 +250,24 @@ def _other_data(before: Mapping[str, Mapping], data: Mapping[str, Mapping]) -> s
         elif was != now:
             found.append(f"{split} (the cells of its rows, or their order, are others)")
     return ", ".join(found)
+
+
+def _recordable(settings: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Give what is recorded of settings and options: what they say, not where it lies."""
+    kept = _with_real_folders({k: of for k, of in settings.items() if k not in UNRECORDED})
+    manifest = kept.get("manifest")
+    if manifest:
+        cells = {row["ID"]: row for row in read_cells(manifest, ("ID",))}
+        kept["manifest"] = f"{_ITS_ROWS} {rows_digest(cells)[:12]}"
+        # What that file says stands in the prompts.
+        kept.pop("words", None)
+    else:
+        # A run begun before there were these keys goes on.
+        kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
+    if kept.get("pretrainer"):
+        kept["pretrainer"] = _sources(kept["pretrainer"])
+    # As JSON gives it back, so that equal settings compare equal.
+    return json.loads(json.dumps(kept | dict(options or {})))
 
 
 def _is_begun(folder: str | os.PathLike) -> bool:
@@ -328,7 +370,8 @@ def _comparable(settings: Mapping[str, object], by_content: bool) -> dict[str, o
 
     kept = {key: of for key, of in settings.items() if key not in UNRECORDED and of is not None}
     if by_content:
-        kept |= {key: bool(kept[key]) for split in SPLITS if (key := f"{split}_csv") in kept}
+        given = {key: of for split in SPLITS if (of := kept.get(key := f"{split}_csv")) is not None}
+        kept |= {key: "given" if of else "" for key, of in given.items()}
     return without_paths(kept)
 
 

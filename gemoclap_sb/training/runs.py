@@ -31,6 +31,7 @@ from gemoclap_sb.training.run_folder import (
     RUN,
     ExperimentError,
     read_settings,
+    told_permissions,
 )
 
 
@@ -210,6 +211,7 @@ def check_keys(
     return given
 
 
+@told_permissions()
 def check_data(settings: Mapping[str, Any]) -> None:
     """Refuse what would let every run fail; a ``manifest`` has been read before."""
     folder = settings.get("data_folder")
@@ -233,7 +235,7 @@ def without(options: Sequence[str], keys: set[str]) -> list[str]:
     """Leave out ``--key value`` and ``--key=value``."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for key in keys:
-        parser.add_argument(f"--{key}")
+        parser.add_argument(f"--{key}", nargs="?")
     return parser.parse_known_args(options)[1]
 
 

@@ -5,54 +5,74 @@ They are the user's own, or a preparation writes them, of a corpus or of one man
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.distributed import run_on_main
 
+from gemoclap_sb.data.csv_rows import MissingColumnError
 from gemoclap_sb.data.manifests import LabelError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
-from gemoclap_sb.training.own_manifest import LABELS, manifest_preparation
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.own_manifest import EMOTION_ALONE, LABELS, manifest_preparation
+from gemoclap_sb.training.run_folder import ExperimentError, told_permissions
 
 Prepare = Callable[..., Mapping]
+
+
+@told_permissions()
+def check_data(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that name no data, or data that are not there; ExperimentError.
+
+    A ``manifest`` has been read before.
+    """
+    given = {f"--{split}_csv": settings.get(f"{split}_csv") for split in SPLITS}
+    if any(given.values()):
+        if missing := [key for key, path in given.items() if not path]:
+            raise ExperimentError(
+                f"give all three manifests or none: {' and '.join(missing)} missing."
+            )
+        for key, path in given.items():
+            if not Path(path).is_file():
+                raise ExperimentError(f"{key}: no file {path} (seen from {Path.cwd()}).")
+    if any(given.values()) or settings.get("manifest"):
+        return
+    options = settings.get("prepare_options") or {}
+    corpora = {key: of for key, of in options.items() if key.endswith("_folder")}
+    places = corpora or {"data_folder": settings.get("data_folder")}
+    if not all(places.values()):
+        raise ExperimentError(no_data(places))
+    for key, folder in places.items():
+        if "make_corpus" not in settings and not Path(folder).is_dir():
+            raise ExperimentError(f"--{key}: no folder {folder} (seen from {Path.cwd()}).")
+
+
+def no_data(keys: Iterable[str] = ("data_folder",)) -> str:
+    """Say how data are given; ``keys`` are those of the corpora's folders."""
+    return (
+        f"no data: give --{' and --'.join(keys)}, one manifest of a corpus with --manifest, or "
+        "three with --train_csv, --valid_csv and --test_csv."
+    )
 
 
 def find_manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[str]) -> dict:
     """Find the three manifests; returns their paths, and what the preparation said of them.
 
-    ExperimentError if they are missing, or cannot be prepared.
+    ExperimentError if they cannot be prepared. `check_data` has looked whether there are data.
     """
     given = {f"{split}_csv": hparams.get(f"{split}_csv") for split in SPLITS}
     data_folder = hparams.get("data_folder") or None
     if any(given.values()):
-        missing = [key for key, path in given.items() if not path]
-        if missing:
-            raise ExperimentError(
-                f"give all three manifests or none: --{' and --'.join(missing)} missing."
-            )
-        for key, path in given.items():
-            if not Path(path).is_file():
-                raise ExperimentError(f"--{key}: no file {path} (seen from {Path.cwd()}).")
         return {**given, "data_root": data_folder, "validation": None, "notes": []}
     if hparams.get("manifest"):
         return _prepared(hparams, *manifest_preparation(hparams, columns))
-    options = hparams.get("prepare_options", {})
-    corpora = [key for key in options if key.endswith("_folder")]
     if prepare is None or not data_folder:
-        raise ExperimentError(
-            f"no data: give --{' and --'.join(corpora or ['data_folder'])}, one manifest of a "
-            "corpus with --manifest, or three with --train_csv, --valid_csv and --test_csv."
-        )
+        raise ExperimentError(no_data())
     if "make_corpus" in hparams:
         try:
             run_on_main(hparams["make_corpus"], kwargs={"folder": data_folder})
         except FileExistsError as error:
             raise ExperimentError(f"--data_folder: {error}") from error
-    if not Path(data_folder).is_dir():
-        named = next((key for key in corpora if options[key] == data_folder), "data_folder")
-        raise ExperimentError(f"--{named}: no folder {data_folder} (seen from {Path.cwd()}).")
     return _prepared(hparams, prepare, data_folder)
 
 
@@ -96,3 +116,6 @@ def read_splits(
         }
     except LabelError as error:
         raise LabelError(f"{error}. {LABELS}") from error
+    except MissingColumnError as error:
+        hint = f" {EMOTION_ALONE}" if {"ID", "wav", "emotion"}.isdisjoint(error.missing) else ""
+        raise MissingColumnError(f"{error}{hint}", error.missing) from error

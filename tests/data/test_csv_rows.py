@@ -69,3 +69,9 @@ def test_control_characters_are_a_problem_of_their_row(tmp_path):
 
 def test_printable():
     assert printable("a\x1b[31m\rb\nĄ\t😀\u2028") == "a\\x1b[31m\\rb\nĄ\t😀\\u2028"
+
+
+def test_columns_without_a_name(tmp_path):
+    (tmp_path / "x.csv").write_text("ID,wav,,\na,a.wav,,\n")
+    with pytest.raises(ManifestError, match="x.csv: 2 columns have no name"):
+        read_records(tmp_path / "x.csv", ["ID", "wav"])

@@ -14,6 +14,7 @@ from gemoclap_sb.data.manifests import (
     LabelError,
     ManifestError,
     clean_text,
+    read_cells,
     read_manifest,
     write_manifest,
 )
@@ -408,3 +409,13 @@ def test_ids_that_are_formulas_come_back_as_they_are(corpus, caplog, name):
     write_manifest(again, [{"ID": key, **row} for key, row in rows.items()])
     assert name in read_manifest(again, corpus)
     assert name in set(pandas.read_csv(again)["ID"])
+
+
+def test_what_many_rows_lack_is_one_line(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("ID,emotion\n" + "".join(f"u{i},\n" for i in range(30)))
+    with pytest.raises(ManifestError) as caught:
+        read_cells(path, ("ID", "emotion"))
+    assert str(caught.value) == (
+        f"{path}, row 1 (line 2), ID 'u0' and 29 more rows: the emotion is empty"
+    )

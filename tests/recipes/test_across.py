@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +324,13 @@ def test_whole_on_small_corpora(monkeypatch, tmp_path):
     war = expected(folds, "nEMO", SIX)[0]
     assert both.loc["war", "mean_percent"] == pytest.approx(100 * war, abs=0.006)
     assert "fifth fold" in (folder / "across.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("part", "whole"), [("across_tables", "across"), ("across_calibration", "make_default")]
+)
+def test_a_part_that_is_run_names_the_whole(part, whole):
+    command = [sys.executable, str(ACROSS / f"{part}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {part}.py is a part of {whole}.py: run that one.\n"

@@ -89,3 +89,20 @@ def test_an_experiment_without_a_text_tower_is_refused(script, tmp_path, capsys)
     given += ["--fold", "1", "--output_folder", str(tmp_path / "out")]
     assert script.main(given) == 2
     assert "expected a model with a text tower" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "error: expected the YAML of an experiment first"),
+        (["--data_folder", "x"], "error: expected the YAML of an experiment first"),
+        (["none.yaml", "--experiment"], "error: no hyperparameter file none.yaml"),
+        (["{}", "--data_folder", "none"], "error: --data_folder: no folder none"),
+        (["{}", "--data_folder", "none", "--fold=1"], "error: --data_folder: no folder none"),
+    ],
+)
+def test_what_cannot_run_is_one_line(script, argv, said, capsys):
+    yaml = str(RECIPE / "hparams/ravdess_scratch.yaml")
+    assert script.main([argument.format(yaml) for argument in argv]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(said) and printed.err.count("\n") == 1 and not printed.out

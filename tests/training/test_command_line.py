@@ -73,6 +73,10 @@ def test_speechbrains_options_and_keys_of_the_yaml():
         (["--seed", "1", "--seed", "2"], "each key once"),
         (["--seed", "[1"], "expected --key value"),
         (["--classes"], "--classes: expected a value after it, found none"),
+        (
+            ["--resume"],
+            "--resume: no option of SpeechBrain's, and as a key of the YAML: expected a",
+        ),
         (["--classes", "--seed", "1"], "--classes: expected a value after it, found none"),
         (["extra"], "expected --key value"),
         (["--", "--seed", "1"], "write the option out"),
@@ -85,9 +89,17 @@ def test_what_cannot_be_is_one_line(options, said, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_missing_yaml_is_one_line():
-    with pytest.raises(ExperimentError, match="^the following arguments are required: param_file"):
-        parse_arguments([])
+@pytest.mark.parametrize(
+    "argv", [[], ["--debug"], ["--device", "cpu"], ["--seed", "1"], ["--seed", "1", FILE]]
+)
+def test_a_yaml_that_does_not_come_first(argv):
+    with pytest.raises(ExperimentError, match="^expected the YAML.* hparams/FILE.yaml .*none.$"):
+        parse_arguments(argv)
+
+
+def test_options_may_come_before_the_yaml():
+    path, run_opts, given = parse_arguments(["--debug", "--device", "cpu", "--seed=3", FILE])
+    assert (path, run_opts.debug, given) == (FILE, True, {"seed": 3})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -107,4 +119,6 @@ def test_options_that_stand_in_the_yaml_are_looked_at_too():
 def test_help_lists_speechbrains_options(capsys):
     with pytest.raises(SystemExit) as raised:
         parse_arguments(["--help"])
-    assert raised.value.code == 0 and "--precision" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert raised.value.code == 0 and "--precision" in printed
+    assert "hparams/FILE.yaml [--key value ...]" in printed.splitlines()[0]

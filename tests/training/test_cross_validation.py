@@ -128,6 +128,14 @@ def test_what_has_no_folds_is_explained(small_corpus, tmp_path, capsys, options,
 
 @pytest.mark.slow
 def test_failed_fold_gives_its_exit_status(tmp_path, capsys):
-    command = tiny_run(tmp_path, data_folder=tmp_path / "none")
+    command = tiny_run(tmp_path, data_folder=tmp_path)  # A folder that is no corpus.
     assert main(SCRIPT.with_name("train.py"), command) == 2
     assert "fold 1 of 2 could not start (exit status 2)" in capsys.readouterr().err
+
+
+def test_missing_data_are_named_before_anything_is_made(tmp_path, capsys):
+    for options, said in (({}, "no data"), ({"data_folder": "none"}, "no folder none")):
+        assert main(tmp_path / "train.py", tiny_run(tmp_path / "cv", **options)) == 2
+        printed = capsys.readouterr()
+        assert said in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "cv").exists()

@@ -30,9 +30,13 @@ def test_wrong_option_of_the_preparation_is_named(small_corpus, iemocap_prepare,
         ({"data_folder": "no/such/folder"}, "--data_folder: no folder no/such/folder"),
     ],
 )
-def test_missing_data_are_named(iemocap_prepare, tmp_path, capsys, options, message):
-    assert main(iemocap_prepare.prepare_iemocap, tiny_run(tmp_path, **options)) == 2
-    assert message in capsys.readouterr().err
+def test_missing_data_are_named_before_anything_is_made(
+    iemocap_prepare, tmp_path, capsys, options, message
+):
+    assert main(iemocap_prepare.prepare_iemocap, tiny_run(tmp_path / "run", **options)) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_corrected_command_may_use_the_folder_of_a_failed_start(damaged, tmp_pat
     assert main(None, own_manifests(manifests, folder, **options)) == 0
 
 
-def test_three_manifests_need_only_what_the_experiment_reads(small_manifests, tmp_path):
+def test_three_manifests_need_only_what_the_experiment_reads(small_manifests, tmp_path, capsys):
     for split in ("train", "valid", "test"):
         table = pd.read_csv(small_manifests[f"{split}_csv"])
         table[["ID", "wav", "emotion"]].to_csv(tmp_path / f"{split}.csv", index=False)
@@ -99,6 +103,13 @@ def test_three_manifests_need_only_what_the_experiment_reads(small_manifests, tm
     )
     with pytest.raises(ManifestError, match="missing column gender"):
         load_splits(open_run([*argv, "--experiment", "other"]))
+    assert main(None, [*argv, "--experiment", "other"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "missing column gender" in last and "Emo-CLAP, which reads emotion alone" in last
+    (tmp_path / "train.csv").write_text("ID,wav\na,b\n")
+    assert main(None, [*argv, "--experiment", "other"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "missing column gender, emotion" in last and "Emo-CLAP" not in last
 
 
 def test_labels_that_are_others_say_how_to_name_them(small_manifests, tmp_path, capsys):
@@ -115,7 +126,7 @@ def test_a_run_keeps_the_script_of_its_recipe(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text("# of a recipe")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
-    folder = open_run(tiny_run(tmp_path / "run")).folder
+    folder = open_run(tiny_run(tmp_path / "run", data_folder=tmp_path)).folder
     assert (folder / "train.py").read_text() == "# of a recipe"
     assert [path.name for path in folder.glob("*.py")] == ["train.py"]
 
@@ -129,9 +140,29 @@ def test_a_class_that_is_not_there(tmp_path, capsys, key, value):
     text = (ROOT / "hparams/emo_scratch.yaml").read_text()
     start = text.index(f"{key}: !new")
     path.write_text(text[:start] + f"{key}: {value}" + text[text.index("\n", start) :])
-    assert main(None, [str(path), *tiny_run(tmp_path / "run")[1:]]) == 2
+    argv = tiny_run(tmp_path / "run", data_folder=tmp_path)
+    assert main(None, [str(path), *argv[1:]]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {path}: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["skip_bad_audio", "batch_size", "num_workers", "prompts"])
+def test_a_yaml_that_lacks_a_key(tmp_path, capsys, key):
+    path = tmp_path / "own.yaml"
+    text = (ROOT / "hparams/emo_scratch.yaml").read_text()
+    path.write_text(text.replace(f"\n{key}: ", "\nanother: "))
+    assert main(None, [str(path), "--data_folder", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {path} has no {key}, which an experiment is made of")
+    assert printed.count("\n") == 1
+
+
+def test_of_another_run_in_the_folder_the_roots_are_told(small_manifests, tmp_path, capsys):
+    argv = own_manifests(small_manifests, tmp_path / "run")
+    open_run(argv).close()
+    (tmp_path / "run/save/CKPT+1").mkdir()
+    assert main(None, [*argv, "--alpha_e", "0.5"]) == 2
+    assert "other settings: alpha_e (was 0.9, now 0.5). Give" in capsys.readouterr().err
 
 
 def test_too_few_to_train_on(small_manifests, tmp_path, capsys):

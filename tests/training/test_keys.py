@@ -7,8 +7,8 @@ from datetime import date
 
 import pytest
 
-from gemoclap_sb.training.keys import KEYS, check_keys, is_object
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+from gemoclap_sb.training.keys import KEYS, check_keys
+from gemoclap_sb.training.run_folder import ExperimentError, is_object, read_settings
 from tests.run_folders import ROOT
 
 EXPERIMENTS = sorted((ROOT / "hparams").glob("*.yaml"))
@@ -126,3 +126,11 @@ def test_all_that_is_wrong_is_said_at_once_and_shortly():
     message = str(raised.value)
     assert message.count("expected") == 3 and "--seed" in message and len(message) < 400
     assert message.isprintable()
+
+
+def test_what_refers_to_a_wrong_key_is_not_told():
+    settings, references = {"seed": -1, "fold": 0}, {"fold": {"seed"}}
+    with pytest.raises(ExperimentError, match=r"^x.yaml: seed: [^;]*$"):
+        check_keys(settings, "x.yaml", {}, references)
+    with pytest.raises(ExperimentError, match=r"^x.yaml: seed: .*; x.yaml: fold: "):
+        check_keys(settings, "x.yaml", {}, {**references, "seed": {"fold"}})

@@ -113,3 +113,14 @@ def test_jobs(tmp_path, capsys, jobs):
     assert cross_validation.main(None, [*tiny_run(tmp_path / "run"), "--jobs", jobs]) == 2
     out, err = capsys.readouterr()
     assert "--jobs: " in err and (out, err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize("value", ["abc", 2])
+def test_what_is_wrong_by_another_key_is_told_once(value, tmp_path):
+    path = tmp_path / "own.yaml"
+    text = (ROOT / "hparams/sl_scratch.yaml").read_text()
+    with pytest.raises(ExperimentError, match=r"^--alpha_e: expected [^;]*\.$"):
+        completed(ROOT / "hparams/sl_scratch.yaml", {"alpha_e": value})
+    path.write_text(text.replace("alpha_e: 0.9", f"alpha_e: {value}"))
+    with pytest.raises(ExperimentError, match=r"^.*own.yaml: alpha_e: expected [^;]*\.$"):
+        completed(path, {})

@@ -16,6 +16,7 @@ from gemoclap_sb.training.run_folder import (
     learning_options,
     read_settings,
     record_run,
+    told_permissions,
 )
 
 YAML = """
@@ -66,6 +67,20 @@ def test_missing_file_is_named(tmp_path):
         read_settings(tmp_path / "none.yaml")
 
 
+def test_keys_that_lead_back_to_themselves_are_one_line(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: !ref <b[c]>\nb:\n    c: !ref <a>\n    d: !ref 1 - <a>\n")
+    with pytest.raises(ExperimentError, match="x.yaml: .*lead back to themselves"):
+        read_settings(tmp_path / "x.yaml")
+
+
+def test_what_may_not_be_looked_at_is_named():
+    with (
+        pytest.raises(ExperimentError, match=r"^/a/b may not be read \(No\). Name"),
+        told_permissions(),
+    ):
+        raise PermissionError(13, "No", "/a/b")
+
+
 def begin(folder, settings):
     """A run that has trained for an epoch."""
     check_settings(folder, settings)
@@ -81,6 +96,20 @@ def test_other_settings_are_refused_and_named(hparams, tmp_path):
     with pytest.raises(ExperimentError, match="prompts"):
         hparams.write_text(YAML.replace("so {}", "very {}"))
         check_settings(folder, read_settings(hparams))
+
+
+def test_of_other_settings_only_those_are_told_that_others_follow_from(hparams, tmp_path):
+    def resolve(given):
+        return read_settings(hparams, {"alpha_e": 0.8, **given})
+
+    begin(tmp_path, read_settings(hparams))
+    with pytest.raises(ExperimentError) as raised:
+        check_settings(tmp_path, resolve({}), resolve=resolve)
+    assert "settings: alpha_e (was 0.9, now 0.8). Give" in str(raised.value)
+    hparams.write_text(YAML.replace("so {}", "very {}"))
+    with pytest.raises(ExperimentError) as raised:
+        check_settings(tmp_path, resolve({}), resolve=resolve)
+    assert "alpha_e (was 0.9, now 0.8); prompts[templates] (was ['so {}" in str(raised.value)
 
 
 def test_longer_training_elsewhere_is_the_same_run(hparams, tmp_path):
@@ -282,7 +311,7 @@ pretrainer: !new:does.not.Exist
     hparams.write_text(YAML + pretrainer % (tmp_path / "clap.ckpt"))
     check_settings(tmp_path / "run", read_settings(hparams, "output_folder: moved"))
     hparams.write_text(YAML + pretrainer % "other.ckpt")
-    with pytest.raises(ExperimentError, match=r"pretrainer \(was .*clap.ckpt.*other.ckpt"):
+    with pytest.raises(ExperimentError, match=r"pretrainer\[clap\] \(was .*clap.ckpt.*other.ckpt"):
         check_settings(tmp_path / "run", read_settings(hparams))
 
 

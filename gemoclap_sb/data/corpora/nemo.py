@@ -265,4 +265,4 @@ def main() -> None:
     try:
         prepare_nemo(**vars(parser.parse_args()))
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"error: {error}\n")

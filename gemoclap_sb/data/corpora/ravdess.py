@@ -240,4 +240,4 @@ def main() -> None:
     try:
         prepare_ravdess(**vars(parser.parse_args()))
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"error: {error}\n")

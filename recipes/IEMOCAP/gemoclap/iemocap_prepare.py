@@ -287,7 +287,7 @@ def main() -> None:
     try:
         prepare_iemocap(**vars(parser.parse_args()))
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     """Run all folds, each of which is this file with ``--fold``; the exit status."""
     # A name of its own, since all other settings are those of the experiment with the tower.
     argv = [*without(argv, {"experiment"}), "--experiment", "class_vectors"]
-    if "--fold" not in argv:
+    if not any(argument.partition("=")[0] == "--fold" for argument in argv):
         return cross_validation.main(Path(__file__), argv)
     try:
         train(argv)

@@ -20,7 +20,7 @@ from across_tables import Cell, Tables, draw, read_run
 
 from gemoclap_sb.files import write_text
 from gemoclap_sb.training.overrides import completed
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+from gemoclap_sb.training.run_folder import ExperimentError, read_settings, told_permissions
 from gemoclap_sb.training.runs import (
     CrossValidation,
     add_options,
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return conduct(HERE / "train.py", options, planned)
 
 
+@told_permissions()
 def checked(passed: Sequence[str], data: bool = True) -> dict:
     """Read the settings of all runs; ExperimentError for a key or a corpus that cannot be."""
     keys = {HPARAMS.stem: set(read_settings(HPARAMS))}

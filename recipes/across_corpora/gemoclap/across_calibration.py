@@ -9,6 +9,7 @@ corpus, asked about the other.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,3 +130,10 @@ def _scaled(answers: Predictions, factor: float) -> Predictions:
 def _fit(answers: Predictions) -> float:
     floor = np.finfo(float).tiny
     return fit_temperature(np.log(answers.probabilities.clip(floor)), answers.true)
+
+
+if __name__ == "__main__":
+    print(
+        "error: across_calibration.py is a part of make_default.py: run that one.", file=sys.stderr
+    )
+    sys.exit(2)

@@ -296,7 +296,7 @@ def main() -> None:
     try:
         prepare_across(options["ravdess_folder"], **options)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

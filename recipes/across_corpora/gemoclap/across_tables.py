@@ -8,6 +8,7 @@ those that both corpora have; so one training gives both figures.
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -384,3 +385,8 @@ def _selected(predictions: Predictions, which: np.ndarray) -> Predictions:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
+
+
+if __name__ == "__main__":
+    print("error: across_tables.py is a part of across.py: run that one.", file=sys.stderr)
+    sys.exit(2)
