@@ -66,7 +66,7 @@ def _embed(recordings: inputs.Recordings, target: Path, options: Namespace) -> i
         },
     )
     again = " The same command goes on from what is finished."
-    failures, rows, made = output.Failures(), 0, []
+    failures, rows, made = output.Failures(recordings.unreadable), 0, []
     with writing(pieces.folder, again):
         pieces.tidy()
         # None: on a terminal only.
