@@ -45,7 +45,13 @@ class OpenedAudio:
     """
 
     def __init__(self, path: str | os.PathLike, is_stopped: Callable[[], bool]) -> None:
-        self.path = Path(os.fsdecode(path))
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise AudioError(f"expected the path of an audio file, found {type(path).__name__}.")
+        name = os.fsdecode(path)
+        if not name:
+            raise AudioError("expected the path of an audio file, found an empty one.")
+        self._is_address = "://" in name
+        self.path = Path(name)
         self._is_stopped = is_stopped
         self.temporary: BinaryIO | None = None
         self.is_copy = False
@@ -88,6 +94,8 @@ class OpenedAudio:
             link = ""
             if self.path.is_symlink():
                 link = f": it is a link to {shown(os.readlink(self.path))}, where nothing is"
+            elif self._is_address:
+                link = ": no address is opened here. Download it first"
             raise AudioError(f"Audio file {shown(self.path)} is missing{link}.") from error
         except OSError as error:
             said = f"cannot be opened: {error.strerror or error}"

@@ -44,6 +44,9 @@ def as_floats(name: str, samples: Any) -> Tensor:
             f"{name}: expected a NumPy array or a tensor of samples, found "
             f"{type(samples).__name__}."
         )
+    if samples.layout is not torch.strided or samples.is_meta:
+        kind = "no numbers (meta)" if samples.is_meta else str(samples.layout)
+        raise ValueError(f"{name}: expected a dense tensor of samples, found {kind}.")
     if samples.dtype in _PCM:
         offset, size = _PCM[samples.dtype]
         return (samples.double() - offset).div(size).float()
