@@ -57,7 +57,7 @@ def _classify(recordings: inputs.Recordings, options: Namespace, out: TextIO) ->
     bulk = {"batch_size": options.batch_size, "progress": not out.isatty()}
     with usage_errors():
         rows = classifier.classify_files(recordings.paths, words, templates, **bulk)
-    failures = output.Failures()
+    failures = output.Failures(recordings.unreadable)
     columns = ["path", "label", "score", "error"]
     width = -max(len(visible(label)) for label in labels)
     before, after = {"label": width}, {"path": -1}

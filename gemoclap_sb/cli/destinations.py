@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -34,9 +34,14 @@ def writing(what: str | os.PathLike, advice: str = "") -> Iterator[None]:
         raise UsageError(f"{os.fspath(what)} cannot be written: {reason}.{advice}") from error
 
 
-def check_file(option: str, path: str | os.PathLike) -> Path:
-    """Check that a file can be written or replaced; UsageError names the option if it cannot."""
+def check_file(option: str, path: str | os.PathLike, inputs: Iterable[str] = ()) -> Path:
+    """Check that a file can be written or replaced; UsageError names the option if it cannot.
+
+    None of the ``inputs`` may be replaced.
+    """
     path = Path(path)
+    if any(os.path.exists(given) and path.exists() and path.samefile(given) for given in inputs):
+        raise UsageError(f"{option}: {path} is what is read, and would be lost. Name another.")
     with writing(f"{option}: {path}"):
         if path.exists() and not path.is_file():
             found = "a folder" if path.is_dir() else "a pipe or a device"
@@ -45,13 +50,15 @@ def check_file(option: str, path: str | os.PathLike) -> Path:
     return path
 
 
-def check_folder(option: str, path: str | os.PathLike, names: Iterable[str] = ()) -> Path:
+def check_folder(
+    option: str, path: str | os.PathLike, names: Iterable[str] = (), inputs: Sequence[str] = ()
+) -> Path:
     """Check that a folder, and files of these names in it, can be written; or UsageError."""
     path = Path(path)
     with writing(f"{option}: {path}"):
         _try_out(option, path)
     for name in names:
-        check_file(option, path / name)
+        check_file(option, path / name, inputs)
     return path
 
 

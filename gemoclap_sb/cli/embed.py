@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, out: TextIO) -> int:
     """Write the embeddings of recordings, and which row is whose."""
     target = embedding_files.check_name("--output", options.output)
-    check_file("--output", target)
+    check_file("--output", target, options.inputs)
     if target.suffix == ".npy":
         check_file("--output", embedding_files.names_file(target))
     with inputs.recordings(options.inputs) as recordings:
@@ -66,7 +66,7 @@ def _embed(recordings: inputs.Recordings, target: Path, options: Namespace) -> i
         },
     )
     again = " The same command goes on from what is finished."
-    failures, rows, made = output.Failures(), 0, []
+    failures, rows, made = output.Failures(recordings.unreadable), 0, []
     with writing(pieces.folder, again):
         pieces.tidy()
         # None: on a terminal only.

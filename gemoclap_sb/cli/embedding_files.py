@@ -29,6 +29,7 @@ _ROWS = 2**14
 _NAMED, _DIGITS = ["ID", "model"], 12
 # What is not what it says raises, of NumPy's and of pyarrow's readers.
 _DAMAGED = (ValueError, EOFError, OverflowError, KeyError)
+_DAMAGED_PARQUET = (*_DAMAGED, AttributeError, NotImplementedError, OSError)
 
 
 def check_name(option: str, path: str | os.PathLike) -> Path:
@@ -103,8 +104,10 @@ def read(path: Path) -> tuple[str | None, Iterator[Block]]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: expected a file of embeddings, found none.")
+    if path.suffix != ".npy":
+        return _read_parquet(path)
     try:
-        return _read_npy(path) if path.suffix == ".npy" else _read_parquet(path)
+        return _read_npy(path)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
 
@@ -153,11 +156,15 @@ def _read_parquet(path: Path) -> tuple[str | None, Iterator[Block]]:
     import pyarrow.parquet as pq
 
     # Not by its name, which pyarrow might take for an address.
-    file = pq.ParquetFile(open(path, "rb"))  # noqa: SIM115
-    if missing := {"ID", "embedding"} - set(file.schema_arrow.names):
-        raise ValueError(f"no column {' or '.join(sorted(missing))}")
-    model = (file.schema_arrow.metadata or {}).get(_MODEL)
-    return None if model is None else model.decode(), _parquet_blocks(path, file)
+    opened = open(path, "rb")  # noqa: SIM115
+    try:
+        file = pq.ParquetFile(opened)
+        if missing := {"ID", "embedding"} - set(file.schema_arrow.names):
+            raise ValueError(f"no column {' or '.join(sorted(missing))}")
+        model = (file.schema_arrow.metadata or {}).get(_MODEL)
+        return None if model is None else model.decode(), _parquet_blocks(path, file)
+    except _DAMAGED_PARQUET as error:
+        raise _damaged(path, error) from error
 
 
 def _parquet_blocks(path: Path, file) -> Iterator[Block]:
@@ -170,12 +177,16 @@ def _parquet_blocks(path: Path, file) -> Iterator[Block]:
             lengths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
             if len(lengths) != 1 or not lengths[0] > 0 or values.dtype.kind != "f":
                 raise ValueError("rows of different lengths, or without numbers")
-            yield batch.column("ID").to_pylist(), values.reshape(-1, int(lengths[0]))
-    except (*_DAMAGED, AttributeError, NotImplementedError) as error:
+            names = batch.column("ID").to_pylist()
+            if not all(isinstance(name, str) for name in names):
+                raise ValueError("names that are no text")
+            yield names, values.reshape(-1, int(lengths[0]))
+    except _DAMAGED_PARQUET as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:
     return UsageError(
-        f"{path}: expected what `gemoclap embed` wrote, found another or a damaged file ({error})."
+        f"{path}: expected what `gemoclap embed` wrote, found another or a damaged file "
+        f"({' '.join(str(error).split())})."
     )

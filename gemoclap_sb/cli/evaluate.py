@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, out: TextIO) -> int:
     """Compare what the model says with a manifest's labels."""
     if options.output is not None:
-        check_folder("--output", options.output, FILES)
+        check_folder("--output", options.output, FILES, [options.manifest])
     if options.data_root is not None and not Path(options.data_root).is_dir():
         raise UsageError(f"--data-root: expected a folder, found none at {options.data_root!r}.")
     classifier = models.load_classifier(options)

@@ -56,28 +56,35 @@ def model_info(folder: Path) -> dict[str, Any]:
     """Describe the model of an exported folder in plain JSON types.
 
     Labels with their words, and templates, of each attribute that can be classified; how
-    many parameters each part has; the speeds in % at which an utterance is heard; the run's
-    metrics, or None; of an average of several runs, what each is; sizes of the files in bytes.
-    ConfigurationError or WeightsError if the folder is not what an export wrote.
+    many parameters each part has; classes of others that loading it imports, each with its package
+    or None; the speeds in % at which an utterance is heard; the run's metrics, or None; of an
+    average of several runs, what each is; sizes of the files in bytes. ConfigurationError or
+    WeightsError if the folder is not what an export wrote.
     """
     import torch
 
     from gemoclap_sb.inference.loading import open_model
     from gemoclap_sb.models.building import encoder_names, heard_speeds, members_of
     from gemoclap_sb.models.configuration import LONGEST_SECONDS
+    from gemoclap_sb.models.foreign import Held, foreign_parts
     from gemoclap_sb.models.plain_description import is_plain
-    from gemoclap_sb.models.weights import WEIGHTS, check_weights
+    from gemoclap_sb.models.weights import WEIGHTS, check_weights, weights_size
 
     # On this device a model takes no memory.
     with torch.device("meta"):
         config, model = open_model(folder)
-    check_weights(model, folder / WEIGHTS)
     description = config["model"]
+    members = members_of(description)
+    imported = {name: of for one in members for name, of in foreign_parts(one).items()}
+    # Which weights a class from elsewhere has, only that class knows.
+    check_weights(model, folder / WEIGHTS, others=bool(imported))
     parts: Counter[str] = Counter()
     for one in getattr(model, "members", [model]):
         for name, part in one.named_children():
             parts[name] += sum(parameter.numel() for parameter in part.parameters())
-    members = members_of(description)
+    for name, part in model.named_modules():
+        if isinstance(part, Held):
+            parts[name.rpartition(".")[2]] += weights_size(folder / WEIGHTS, f"{name}.").numbers
     return {
         "folder": str(folder),
         "attributes": {
@@ -89,6 +96,7 @@ def model_info(folder: Path) -> dict[str, Any]:
             if name in config["templates"] or is_plain(description)
         },
         "encoders": encoder_names(description),
+        "imported": imported,
         "parameters": {name: count for name, count in parts.items() if count},
         "embedding_size": sum(one["embedding_size"] for one in members),
         "sample_rate": config["sample_rate"],
@@ -121,6 +129,11 @@ def _lines(info: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"    {template}" for template in attribute["templates"])
     encoders = (f"{name} ({part})" for part, name in info["encoders"].items())
     yield f"\nencoders: {', '.join(encoders)}"
+    if imported := info["imported"]:
+        named = (f"{name} (of {of or 'no installed package'})" for name, of in imported.items())
+        yield f"not of gemoclap_sb: {', '.join(named)}"
+        yield "  SpeechBrain's EncoderClassifier.from_hparams(source=FOLDER) imports and runs that,"
+        yield "  for folders whose author you trust; from_pretrained and the other commands refuse"
     yield f"embeddings of size {info['embedding_size']}, audio at {info['sample_rate']} Hz"
     yield f"heard at {', '.join(map(str, info['heard_speeds']))} % of an utterance's speed"
     yield f"parameters: {sum(info['parameters'].values()):,}"

@@ -83,8 +83,8 @@ def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
 
     Files are taken as they are. Folders are searched at all depths for files with a suffix
     of audio, sorted; names that begin with a dot are hidden. What is left out besides (formats
-    that need ffmpeg where there is none, folders that cannot be read or are links) is counted
-    on standard error. UsageError if a folder holds no recording.
+    that need ffmpeg where there is none, folders that are links) is counted on standard error, and
+    folders in them that cannot be read are named there. UsageError if a folder holds no recording.
 
     Examples
     --------
@@ -94,6 +94,10 @@ def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
     >>> [Path(path).name for path in find_audio([folder, "no/such.wav"])]
     ['a.FLAC', 'b.wav', 'such.wav']
     """
+    return _found(inputs).paths
+
+
+def _found(inputs: Iterable[str | os.PathLike], copy: str | None = None) -> Recordings:
     found: dict[str, None] = {}
     left_out: Counter[str] = Counter()
     suffixes = (*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES) if has_ffmpeg() else AUDIO_SUFFIXES
@@ -112,9 +116,10 @@ def find_audio(inputs: Iterable[str | os.PathLike]) -> list[str]:
             )
         found.update(dict.fromkeys(sorted(inside)))
         left_out += missed
+    unreadable = left_out.pop(_UNREADABLE, 0)
     if left_out:
         say(f"Left out: {_counts(left_out)}.")
-    return list(found)
+    return Recordings(list(found), copy, unreadable)
 
 
 _UNREADABLE, _LINKED = "folders that cannot be read", "links to folders"
@@ -124,6 +129,7 @@ def _in_folder(top: str, suffixes: Sequence[str], missed: Counter[str]) -> Itera
     def unreadable(error: OSError) -> None:
         if error.filename == top:
             raise UsageError(f"folder {top} cannot be read: {error.strerror}.") from error
+        say(f"folder {error.filename} cannot be read: {error.strerror}.")
         missed[_UNREADABLE] += 1
 
     for folder, subfolders, names in os.walk(top, onerror=unreadable):
@@ -152,10 +158,14 @@ def _counts(missed: Counter[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Recordings:
-    """Paths of recordings, of which one may be a copy of standard input."""
+    """Paths of recordings, of which one may be a copy of standard input.
+
+    ``unreadable`` is the number of folders that could not be looked into, which have been told.
+    """
 
     paths: list[str]
     copy: str | None = None
+    unreadable: int = 0
 
     def named(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Hand rows on; that of the copy, and its error, speak of standard input."""
@@ -179,15 +189,14 @@ def recordings(inputs: Sequence[str]) -> Iterator[Recordings]:
     is a terminal, closed or empty, or does not end.
     """
     if STDIN not in inputs:
-        yield Recordings(find_audio(inputs))
+        yield _found(inputs)
         return
     if list(inputs).count(STDIN) > 1:
         raise UsageError(f"{STDIN}: expected standard input once, found it twice.")
     with tempfile.TemporaryDirectory(prefix="gemoclap-") as folder:
         copy = os.path.join(folder, _STDIN_NAME)
         _copy_stdin(copy)
-        paths = find_audio([copy if given == STDIN else given for given in inputs])
-        yield Recordings(paths, copy)
+        yield _found([copy if given == STDIN else given for given in inputs], copy)
 
 
 def _copy_stdin(path: str) -> None:

@@ -52,7 +52,8 @@ def model_folder(source: str | None) -> Iterator[Path]:
     from gemoclap_sb.models.weights import WEIGHTS
 
     if source not in (None, DEFAULT_MODEL) and not os.path.lexists(path / WEIGHTS):
-        if (path / "save").is_dir():
+        # Of os.path, for which a folder that may not be looked into has none.
+        if os.path.isdir(path / "save"):
             with tempfile.TemporaryDirectory(prefix="gemoclap-") as temporary:
                 exported = _exported(path, Path(temporary))
                 try:
@@ -62,11 +63,11 @@ def model_folder(source: str | None) -> Iterator[Path]:
             return
         if path.name == "save":
             raise UsageError(f"--model: {source} holds checkpoints; name the run, {path.parent}.")
-        runs = (found.parent for deep in ("*/save", "*/*/save") for found in path.glob(deep))
-        if inside := sorted(run for run in runs if (run / "save").is_dir()):
+        inside = ("*/save", "*/*/save") if os.path.isdir(path) else ()
+        runs = (found.parent for deep in inside for found in path.glob(deep))
+        if found := sorted(run for run in runs if os.path.isdir(run / "save")):
             raise UsageError(
-                f"--model: {source} holds {len(inside)} runs; name one of them, such as "
-                f"{inside[0]}."
+                f"--model: {source} holds {len(found)} runs; name one of them, such as {found[0]}."
             )
     with usage_errors():
         folder = local_folder(DEFAULT_MODEL if source is None else source)

@@ -99,7 +99,8 @@ def _run(arguments: Sequence[str] | None, out: TextIO | None) -> int:
         status = _BROKEN_PIPE
     except OSError as error:
         # A result that cannot be written, mostly.
-        say(f"{command}: {error}")
+        named = error.filename is not None and error.strerror
+        say(f"{command}: {f'{error.filename}: {error.strerror}.' if named else error}")
         status = 2
     except (MemoryError, RuntimeError) as error:
         from gemoclap_sb.inference.failures import is_out_of_memory

@@ -94,7 +94,8 @@ def _closest(
                 f"{path}: its embeddings have {vectors.shape[1]} numbers, those of this model "
                 f"{len(query)}. Name the model that embedded them with --model."
             )
-        lengths = np.linalg.norm(vectors, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(vectors, axis=1)
         # Written so that NaN fails it.
         if not (wrong := ~(np.abs(lengths - 1) <= _TOLERANCE)).any():
             similarities = vectors @ query

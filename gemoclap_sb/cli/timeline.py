@@ -49,7 +49,7 @@ def run(options: Namespace, out: TextIO) -> int:
     if picture is not None:
         if Path(picture).suffix.lower() != ".png":
             raise UsageError(f"--output: expected a file that ends in .png, found {picture}.")
-        check_file("--output", picture)
+        check_file("--output", picture, [options.file])
     if os.path.isdir(options.file):
         raise UsageError(f"{options.file}: expected a recording, found a folder.")
     with inputs.recordings([options.file]) as recordings:

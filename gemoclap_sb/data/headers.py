@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -19,13 +20,18 @@ _UNSTATED = 0x7FFF0000
 _LARGEST_OGG_PAGE = 65307
 # Some writers count a header of their own.
 _SLACK_BYTES = 64
+# ASF's header, and of the objects in it that which has the size of the file 40 bytes on.
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_SIZES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_FLV_SIZE = b"filesize\0"
 
 
 def cut_short(file: BinaryIO) -> tuple[int, int] | None:
     r"""Compare bytes of audio promised and there: both of a file that was cut, None of a whole one.
 
     Looked at are WAV (RIFF, RIFX, RF64, BW64, W64), AIFF, AU, CAF, NIST SPHERE, and the last page
-    of Ogg.
+    of Ogg; of what takes ffmpeg, which reads these as if nothing were missing, AVI, ASF (WMA) and
+    FLV.
 
     Examples
     --------
@@ -57,6 +63,10 @@ def cut_short(file: BinaryIO) -> tuple[int, int] | None:
         found = _of_sphere(file)
     elif kind == b"OggS":
         return _of_ogg(file, size)
+    elif kind == b"RIFF" and form == b"AVI ":
+        found = int.from_bytes(start[4:8], "little"), 8
+    elif kind == b"FLV\x01" or start[:16] == _ASF:
+        found = _of_whole_file(file)
     else:
         return None
     if found is None:
@@ -151,6 +161,20 @@ def _of_sphere(file: BinaryIO) -> tuple[int, int] | None:
     except (IndexError, ValueError):
         return None
     return (count * width * channels, header) if "sample_count" in fields else None
+
+
+def _of_whole_file(file: BinaryIO) -> tuple[int, int] | None:
+    """Bytes of the whole file, as ASF and FLV state them near their beginning."""
+    file.seek(0)
+    header = file.read(2**16)
+    if (at := header.find(_ASF_SIZES)) >= 0:
+        return int.from_bytes(header[at + 40 : at + 48], "little"), 0
+    at = header.find(_FLV_SIZE)
+    stated = header[at + len(_FLV_SIZE) :][:8]
+    if at < 0 or len(stated) < 8:
+        return None
+    (size,) = struct.unpack(">d", stated)
+    return (int(size), 0) if 0 < size < 2**53 else None
 
 
 def _of_ogg(file: BinaryIO, size: int) -> tuple[int, int] | None:

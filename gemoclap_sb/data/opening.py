@@ -15,14 +15,12 @@ import soundfile
 
 from gemoclap_sb.data.decoding import FFMPEG_SUFFIXES, DecodingError, decode, has_ffmpeg
 from gemoclap_sb.data.headers import StatedToEnd, cut_short, unwritten_length
+from gemoclap_sb.data.resampling import FASTEST, SLOWEST
 
 # libsndfile states this length (the largest 64-bit integer) when the header has none.
 _UNKNOWN_LENGTH = 2**63 - 1
 _BLOCK_FRAMES = 2**18
 _MP3_FRAME = 1152
-# In Hz. No recorder is slower or faster, so a header that says so is damaged: a second of
-# speech under 1 Hz would be hours of work, and nothing of it speech.
-_SLOWEST, _FASTEST = 100, 10_000_000
 # FLAC's smallest frame, which repeats one value, stands for no more samples a byte.
 _MOST_SAMPLES_A_BYTE = 8192
 _KINDS = {
@@ -47,7 +45,13 @@ class OpenedAudio:
     """
 
     def __init__(self, path: str | os.PathLike, is_stopped: Callable[[], bool]) -> None:
-        self.path = Path(os.fsdecode(path))
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise AudioError(f"expected the path of an audio file, found {type(path).__name__}.")
+        name = os.fsdecode(path)
+        if not name:
+            raise AudioError("expected the path of an audio file, found an empty one.")
+        self._is_address = "://" in name
+        self.path = Path(name)
         self._is_stopped = is_stopped
         self.temporary: BinaryIO | None = None
         self.is_copy = False
@@ -76,17 +80,22 @@ class OpenedAudio:
             name = shown(self.path)
             raise AudioError(f"Audio file {name} cannot be opened: its name holds a byte of zero.")
         try:
-            kind = stat.S_IFMT(os.stat(self.path).st_mode)
+            found = os.stat(self.path)
+            kind = stat.S_IFMT(found.st_mode)
             # A pipe that nobody writes to would keep whoever opens it for ever.
             if kind != stat.S_IFREG:
-                found = _KINDS.get(kind, "no file")
-                raise AudioError(f"{shown(self.path)} is {found}; expected an audio file.")
+                name = _KINDS.get(kind, "no file")
+                raise AudioError(f"{shown(self.path)} is {name}; expected an audio file.")
+            if not found.st_size:
+                raise AudioError(f"Audio file {shown(self.path)} is empty: it has 0 bytes.")
             with open(self.path, "rb") as file:
                 return cut_short(file)
         except FileNotFoundError as error:
             link = ""
             if self.path.is_symlink():
                 link = f": it is a link to {shown(os.readlink(self.path))}, where nothing is"
+            elif self._is_address:
+                link = ": no address is opened here. Download it first"
             raise AudioError(f"Audio file {shown(self.path)} is missing{link}.") from error
         except OSError as error:
             said = f"cannot be opened: {error.strerror or error}"
@@ -130,9 +139,9 @@ class OpenedAudio:
     def _check_header(self, frames: int, cut: tuple[int, int] | None) -> None:
         rate = self.file.samplerate
         size = os.fstat(self.temporary.fileno()) if self.temporary else os.stat(self.path)
-        if not _SLOWEST <= rate <= _FASTEST:
+        if not SLOWEST <= rate <= FASTEST:
             wrong = (
-                f"states a sample rate of {rate:,} Hz; expected {_SLOWEST:,} to {_FASTEST:,} Hz. "
+                f"states a sample rate of {rate:,} Hz; expected {SLOWEST:,} to {FASTEST:,} Hz. "
                 "Its header is damaged, or it is no recording of sound"
             )
         elif cut is not None:
@@ -196,13 +205,17 @@ class OpenedAudio:
         reason = str(error or "its length is not stated")
         if isinstance(error, soundfile.LibsndfileError):
             reason = error.error_string or "libsndfile does not open it"
-        help = "or of a format that libsndfile does not decode; convert it to WAV or FLAC."
-        if self.path.suffix.lower() in FFMPEG_SUFFIXES and not has_ffmpeg():
-            help = "or of a format that takes ffmpeg; install ffmpeg, or convert it to WAV or FLAC."
-        return AudioError(
-            f"Audio file {shown(self.path)} is unreadable: {reason.strip().rstrip('.')}. It is "
-            f"damaged, {help}"
-        )
+        if has_ffmpeg():
+            kind, advice = "neither libsndfile nor ffmpeg decodes", ""
+        elif self.path.suffix.lower() in FFMPEG_SUFFIXES:
+            kind, advice = "takes ffmpeg", "install ffmpeg, or "
+        else:
+            kind, advice = "libsndfile does not decode", ""
+        usual = f"It is damaged, or of a format that {kind}; {advice}convert it to WAV or FLAC."
+        given = getattr(error, "advice", None)
+        said = f"is unreadable: {shown(reason.strip().rstrip('.'))}. "
+        said += usual if given is None else given
+        return AudioError(f"Audio file {shown(self.path)} {said.rstrip()}")
 
 
 def shown(path: str | os.PathLike) -> str:

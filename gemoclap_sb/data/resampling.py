@@ -25,6 +25,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchaudio.transforms import Resample
 
+# In Hz, of recordings. No recorder is slower or faster: who says so has damaged data, and an hour
+# said to have 1 Hz would take a day and all memory to resample, and be no speech.
+SLOWEST, FASTEST = 1000, 10_000_000
 _ZERO_CROSSINGS, _ROLLOFF = 6, 0.99
 # In numbers: 4 MB of kernels, 16 MB of a bank of phases, what is worked on at a time.
 _LARGEST_KERNEL, _LARGEST_BANK, _LARGEST_STEP = 2**20, 2**22, 2**20

@@ -48,6 +48,11 @@ _MOST_WORKERS = 4
 _FIRST_WINDOW = 32
 
 
+def batch_seconds(device: torch.device | str) -> float:
+    """Tell how many padded seconds are best taken at a time on a device."""
+    return CPU_BATCH_SECONDS if torch.device(device).type == "cpu" else GPU_BATCH_SECONDS
+
+
 @dataclass(frozen=True)
 class BulkOptions:
     """How many files are taken at a time.
@@ -245,10 +250,15 @@ def embed_files(
     >>> row.error
     'Audio file none.wav is missing.'
     """
-    if isinstance(paths, str | os.PathLike):
-        raise ValueError(f"paths: expected several paths, found one: {paths}. Put it in a list.")
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise ValueError(f"paths: expected several paths, found one: {paths!s}. Put it in a list.")
+    try:
+        given = iter(paths)
+    except TypeError as error:
+        found = type(paths).__name__
+        raise ValueError(f"paths: expected several paths, found {found}.") from error
     options = options or BulkOptions()
-    rows = _Threads(tower, torch.device(device), options).run(iter(paths))
+    rows = _Threads(tower, torch.device(device), options).run(given)
     total = len(paths) if isinstance(paths, Sized) else None
     # None, and not False: tqdm then leaves out the bar where nobody would see it.
     bar = tqdm(rows, total=total, unit="file", disable=None if options.progress else True)
@@ -268,7 +278,7 @@ class _Threads:
         self.window, self.largest = min(_FIRST_WINDOW, options.window), options.window
         self.threads = torch.get_num_threads()
         self.workers = options.workers or min(_MOST_WORKERS, self.threads)
-        seconds = CPU_BATCH_SECONDS if device.type == "cpu" else GPU_BATCH_SECONDS
+        seconds = batch_seconds(device)
         is_auto = options.batch_size == "auto"
         self.limits = (None, seconds) if is_auto else (options.batch_size, None)
         self.under_way: set[Future] = set()

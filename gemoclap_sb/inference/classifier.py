@@ -19,13 +19,7 @@ from torch import Tensor
 
 from gemoclap_sb.data.audio import AudioError, read_audio
 from gemoclap_sb.inference.answering import class_texts
-from gemoclap_sb.inference.bulk import (
-    CPU_BATCH_SECONDS,
-    GPU_BATCH_SECONDS,
-    BulkOptions,
-    FileEmbedding,
-    embed_files,
-)
+from gemoclap_sb.inference.bulk import BulkOptions, FileEmbedding, batch_seconds, embed_files
 from gemoclap_sb.inference.loading import checked_device, load_parts, local_folder
 from gemoclap_sb.inference.memory import memory_advice
 from gemoclap_sb.inference.recordings import (
@@ -395,8 +389,7 @@ class GEmoCLAPClassifier(WordClassifier):
         def classify(wavs: Tensor, wav_lens: Tensor) -> Tensor:
             return self._classified(self.encode_batch(wavs, wav_lens)[:, 0], names, classes)[0]
 
-        on_cpu = torch.device(self.device).type == "cpu"
-        seconds = CPU_BATCH_SECONDS if on_cpu else GPU_BATCH_SECONDS
+        seconds = batch_seconds(self.device)
         return classify_windows(
             classify, names, path, window, hop, self.sample_rate, seconds, progress
         )

@@ -38,6 +38,7 @@ from gemoclap_sb.models.configuration import (
 from gemoclap_sb.models.data_files import check_inside
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble, TextEnsemble
 from gemoclap_sb.models.errors import ConfigurationError, shortened
+from gemoclap_sb.models.foreign import with_held
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.models.limits import Budget
 from gemoclap_sb.models.plain_description import NO_TEXTS, check_labels, is_plain
@@ -160,15 +161,19 @@ def load_text_tower(
 
 
 def open_model(
-    folder: str | os.PathLike, pad_short: bool = False
+    folder: str | os.PathLike,
 ) -> tuple[dict[str, Any], GEmoCLAP | GEmoCLAPEnsemble | AudioClassifier]:
     """Read a folder's ``config.json`` and build its model, with weights that are not loaded.
 
-    The description is bounded by the header of the weights before and while it is followed.
+    The description is bounded by the header of the weights before and while it is followed. A
+    lobe or pooling from elsewhere is a `gemoclap_sb.models.foreign.Held`, without weights.
     ConfigurationError or WeightsError if the folder is not what an export wrote.
     """
     config = _described(folder)
-    return config, _built(folder, config, pad_short)
+    members = checked_members(config["model"], str(Path(folder) / CONFIG))
+    held = [with_held(one) for one in members]
+    model = {"members": held} if held[1:] else held[0]
+    return config, _built(folder, {**config, "model": model}, pad_short=False)
 
 
 def _described(folder: str | os.PathLike) -> dict[str, Any]:
@@ -211,8 +216,9 @@ def _own_sentences(config: Mapping[str, Any], head: str, where: str) -> list[lis
 @contextlib.contextmanager
 def _no_random_weights(members: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     """Leave out the random numbers that weights replace, where a large model would draw them."""
-    entries = [one.get(part) or {} for one in members for part in ("audio_encoder", "text_encoder")]
-    if any(entry.get("class") in ("SSLEncoder", "TextEncoder") for entry in entries):
+    entries = [one.get(part) for one in members for part in ("audio_encoder", "text_encoder")]
+    named = {entry.get("class") for entry in entries if isinstance(entry, Mapping)}
+    if named & {"SSLEncoder", "TextEncoder"}:
         from transformers.initialization import no_init_weights
 
         # It patches torch for all threads: of two at once, one would leave it patched.

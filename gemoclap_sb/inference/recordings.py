@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -108,7 +109,7 @@ def embed_inputs(
     while True:
         with ExitStack() as stack:
             recordings = []
-            for name, given in islice(inputs, batch_size):
+            for name, given in islice(inputs, min(batch_size, sys.maxsize)):
                 if not isinstance(given, _FILES):
                     wav = as_waveform(name, given, sampling_rate, tower.sample_rate)
                     recordings.append(Recording(name, wav))

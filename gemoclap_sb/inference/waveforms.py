@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from gemoclap_sb.data.audio import AudioError, AudioReader
-from gemoclap_sb.data.resampling import resample
+from gemoclap_sb.data.resampling import FASTEST, SLOWEST, resample
 from gemoclap_sb.lobes.lengths import mask_from_lengths, sample_lengths
 
-# In Hz. An hour said to have 1 Hz would take a day and more to resample, and is no speech.
-SLOWEST, FASTEST = 1000, 10_000_000
 # What the float32 of a relative length may be above 1.
 _ROUNDING = 1e-5
 # Offset and size of a sample, by the type that holds it.
@@ -46,6 +44,9 @@ def as_floats(name: str, samples: Any) -> Tensor:
             f"{name}: expected a NumPy array or a tensor of samples, found "
             f"{type(samples).__name__}."
         )
+    if samples.layout is not torch.strided or samples.is_meta:
+        kind = "no numbers (meta)" if samples.is_meta else str(samples.layout)
+        raise ValueError(f"{name}: expected a dense tensor of samples, found {kind}.")
     if samples.dtype in _PCM:
         offset, size = _PCM[samples.dtype]
         return (samples.double() - offset).div(size).float()

@@ -95,10 +95,13 @@ def check_weights(module: nn.Module, path: str | os.PathLike, others: bool = Fal
         _compare(module, file, path, others)
 
 
-def weights_size(path: str | os.PathLike) -> WeightsSize:
-    """Count what a file holds, by its header; WeightsError as `check_weights` raises it."""
+def weights_size(path: str | os.PathLike, prefix: str = "") -> WeightsSize:
+    """Count what a file holds, by its header, of names that begin with ``prefix``.
+
+    WeightsError as `check_weights` raises it.
+    """
     with opened(path) as file:
-        names = file.keys()
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
         numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
         return WeightsSize(len(names), numbers)
 

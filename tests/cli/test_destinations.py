@@ -157,3 +157,23 @@ def test_a_long_name_is_written(model, audio, tmp_path, command):
     assert status == 2
     assert "File name too long" in one_line(err)
     assert Path(target).exists()
+
+
+def test_what_is_read_is_not_written_over(audio, model, tmp_path, command):
+    """A recording, under another spelling of its name, and a manifest."""
+    recording = tmp_path / "a.png"
+    recording.write_bytes((audio / "b.wav").read_bytes())
+    manifest = tmp_path / "predictions.csv"
+    manifest.write_text(f"ID,wav,emotion\na,{audio / 'b.wav'},ang\n")
+    odd = tmp_path / "b.npy"
+    odd.write_bytes(recording.read_bytes())
+    for arguments in (
+        ["timeline", recording, "--output", f"{tmp_path}/./a.png"],
+        ["evaluate", manifest, "--output", tmp_path],
+        ["embed", audio / "b.wav", odd, "--output", odd],
+    ):
+        status, out, err = command(*arguments, "--model", model)
+        assert (status, out) == (2, "")
+        assert "is what is read, and would be lost. Name another." in one_line(err)
+    assert recording.read_bytes() == odd.read_bytes() == (audio / "b.wav").read_bytes()
+    assert manifest.read_text().startswith("ID,wav,emotion")

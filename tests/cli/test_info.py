@@ -78,3 +78,68 @@ def test_info_notices_figures_of_other_types(changes, model, tmp_path, command):
         if status:
             assert status == 2
             assert str(folder) in one_line(err)
+
+
+LOBE = {"class": "own_lobes.Lobe", "yaml": "!new:own_lobes.Lobe\nsize: 3\n", "packages": {}}
+STOCK = "speechbrain.nnet.pooling.StatisticsPooling"
+POOLING = {
+    "class": STOCK,
+    "yaml": f"!new:{STOCK}\n",
+    "packages": {"speechbrain": "speechbrain 1"},
+}
+
+
+def changed(model, folder, change):
+    """A copy of an export whose description is changed."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("parts", [{"audio_encoder": LOBE}, {"pooling": POOLING},
+                                   {"audio_encoder": LOBE, "pooling": POOLING}])  # fmt: skip
+def test_info_tells_of_classes_that_are_not_the_packages_own(parts, model, tmp_path, command):
+    def change(config):
+        config["model"] |= parts
+        pooled = telling_model(heads=("emotion", "gender")).pooling.output_size
+        config["model"] |= {"audio_size": pooled} if "pooling" in parts else {}
+
+    folder = changed(model, tmp_path / "copy", change)
+    status, out, _ = command("info", folder, "--format", "json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["imported"] == {
+        of["class"]: "speechbrain 1" if of is POOLING else None for of in parts.values()
+    }
+    own = json.loads(command("info", model, "--format", "json")[1])
+    assert own["imported"] == {}
+    same = ("attributes", "metrics", "embedding_size", "sample_rate")
+    assert [found[key] for key in same] == [own[key] for key in same]
+    built = telling_model(heads=("emotion", "gender"))
+    held = sum(of.numel() for of in built.audio_encoder.state_dict().values())
+    if "audio_encoder" in parts:
+        assert found["parameters"]["audio_encoder"] == held
+
+    status, out, _ = command("info", folder)
+    assert status == 0
+    for of in parts.values():
+        package = "speechbrain 1" if of is POOLING else "no installed package"
+        assert f"{of['class']} (of {package})" in out
+    assert "EncoderClassifier.from_hparams(source=FOLDER) imports and runs that" in out
+    status, out, err = command("classify", "a.wav", "--model", folder)
+    assert (status, out) == (2, "")
+    assert "from_pretrained imports no others" in one_line(err)
+
+
+@pytest.mark.parametrize("entry", [
+    {**LOBE, "yaml": "!new:os.system ['touch ran']"}, {**LOBE, "packages": 3}, {"yaml": 3},
+    {**LOBE, "class": 3}, {**LOBE, "more": 1}, {**LOBE, "yaml": "{"},
+])  # fmt: skip
+def test_info_of_a_class_told_in_another_way(entry, model, tmp_path, command):
+    folder = changed(model, tmp_path / "c", lambda of: of["model"].update(audio_encoder=entry))
+    status, out, err = command("info", folder)
+    assert (status, out) == (2, "")
+    assert one_line(err)

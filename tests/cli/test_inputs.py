@@ -47,10 +47,23 @@ def test_what_is_left_out_of_folders_is_counted(ffmpeg, folder, locked, monkeypa
     monkeypatch.setattr(inputs, "has_ffmpeg", lambda: ffmpeg)
     taken = ["a.wav", "c.m4a", "d.WEBM"] if ffmpeg else ["a.wav"]
     assert inputs.find_audio([folder]) == [str(folder / name) for name in taken]
-    told = one_line(capsys.readouterr().err)
-    assert "1 folders that cannot be read" in told and "1 links to folders" in told
+    locked, told = capsys.readouterr().err.splitlines()
+    assert locked == f"folder {folder / 'locked'} cannot be read: Permission denied."
+    assert told.startswith("Left out: ") and "1 links to folders" in told
     assert ("1 .m4a, 1 .webm" in told) == (not ffmpeg)
     assert {".m4a", ".webm"} <= set(FFMPEG_SUFFIXES)
+
+
+@pytest.mark.parametrize("name", ["classify", "embed"])
+def test_a_folder_that_cannot_be_read_is_an_input_that_failed(
+    name, folder, locked, monkeypatch, command, tmp_path, model
+):
+    monkeypatch.setattr(inputs, "has_ffmpeg", lambda: False)
+    options = ["--output", tmp_path / "x.npy"] if name == "embed" else []
+    status, out, err = command(name, folder, "--model", model, *options)
+    assert status == 1
+    assert "locked cannot be read: Permission denied" in err
+    assert "a.wav" in out or np.load(tmp_path / "x.npy").shape[0] == 1
 
 
 def test_a_folder_of_nothing_else_says_so(folder, locked, monkeypatch):

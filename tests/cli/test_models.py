@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
+from argparse import Namespace
 
 import pytest
 
+from gemoclap_sb.cli.errors import UsageError
 from tests.cli.printed import one_line
 from tests.conftest import ROOT
+from tests.data.test_opening import nobody
 
 
 @pytest.mark.parametrize(
@@ -91,6 +95,30 @@ def test_a_description_that_cannot_be_read(model, audio, tmp_path, command):
         status, out, err = command(name, *given)
         assert (status, out) == (2, "")
         assert "config.json" in one_line(err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights of POSIX")
+@pytest.mark.parametrize("locked", ["parent/model", "parent"])
+def test_a_folder_that_may_not_be_looked_into(locked, model, tmp_path, monkeypatch):
+    parent = tmp_path / "parent"
+    shutil.copytree(model, parent / "model")
+    # Beforehand: nobody may import what root has installed.
+    from gemoclap_sb.cli.models import load_classifier
+    from gemoclap_sb.inference.classifier import GEmoCLAPClassifier  # noqa: F401
+
+    monkeypatch.chdir(tmp_path)
+    options = Namespace(model="parent/model", device="cpu", attribute=None)
+    os.chmod(tmp_path, 0o755)
+    os.chmod(locked, 0)
+    try:
+        with (
+            nobody(),
+            pytest.raises(UsageError, match="parent/model.* cannot be read: Perm") as said,
+        ):
+            load_classifier(options)
+    finally:
+        os.chmod(locked, 0o755)
+    assert "\n" not in str(said.value)
 
 
 def test_the_readme_and_the_help_name_every_command(command):

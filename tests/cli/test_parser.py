@@ -114,7 +114,7 @@ def test_every_command_has_help_with_an_example(command):
         (["export", "{empty}", "{empty}/out", "--private"], "--push-to-hub"),
         (["export", "{empty}", "{empty}/out", "--push-to-hub", "a/b/c"], "a/b/c"),
         (["info", "{empty}"], "config.json"),
-        (["info", "{empty}/" + "a" * 300], "File name too long"),
+        (["info", "{empty}/" + "a" * 300], "no folder {empty}/aaa"),
     ],
 )
 def test_usage_error_is_2_and_says_what_to_change(arguments, message, model, tmp_path, command):

@@ -84,7 +84,35 @@ def test_search_in_parquet_knows_its_model(embedded, model, exported, audio, tmp
     assert "damaged" in one_line(err)
 
 
+@pytest.mark.parametrize("place", [4, 90, -9])
+def test_parquet_with_damaged_bytes_is_one_line(place, embedded, audio, model, tmp_path, command):
+    """What pyarrow makes of them is mostly an OSError, of several lines and without a name."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    path = tmp_path / "x.parquet"
+    command("embed", audio, "--model", model, "--output", path)
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = bytes([0x6F] * 8)
+    path.write_bytes(content)
+    status, out, err = command("search", TEXT, path, "--model", model)
+    assert (status, out) == (2, "")
+    assert f"{path}: expected what `gemoclap embed` wrote, found" in one_line(err)
+
+
+@pytest.mark.parametrize("names", [["a", None, "c"], [1, 2, 3]])
+def test_parquet_whose_names_are_none(names, model, tmp_path, command):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    path = tmp_path / "x.parquet"
+    rows = np.eye(3, 16, dtype=np.float32).tolist()
+    parquet.write_table(pa.table({"ID": names, "embedding": rows}), path)
+    status, out, err = command("search", TEXT, path, "--model", model)
+    assert (status, out) == (2, "")
+    assert "names that are no text" in err.splitlines()[-1]
+
+
 DAMAGE = {
+    "huge": lambda v: (1e30 * v).astype(np.float32),
     "another size": lambda v: v[:, :5] / np.linalg.norm(v[:, :5], axis=1, keepdims=True),
     "NaN": lambda v: np.where(np.arange(len(v))[:, None] == 1, np.nan, v),
     "length": lambda v: 2 * v,

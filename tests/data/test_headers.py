@@ -123,7 +123,7 @@ def forged(data, rate=RATE, channels=1):
     return data
 
 
-@pytest.mark.parametrize("rate", [0, 1, 8, 99, 10_000_001, 2**31 - 1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("rate", [0, 1, 8, 999, 10_000_001, 2**31 - 1, 2**31, 2**32 - 1])
 def test_a_rate_that_no_recorder_has_is_an_error(written, tmp_path, rate):
     path = tmp_path / "rate.wav"
     path.write_bytes(forged(written["wav"], rate=rate))
@@ -169,3 +169,37 @@ def test_no_header_breaks_the_reader(written, tmp_path_factory, kind, changes, l
         found.reader.close()
     else:
         assert np.isfinite(found.wav.numpy()).all()
+
+
+def asf(size):
+    """The beginning of a WMA: its header, and in it the object that states the file's size."""
+    start = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c") + bytes(14)
+    return start + bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365") + bytes(24) + size
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"RIFF" + (992).to_bytes(4, "little") + b"AVI LIST",
+        asf((1000).to_bytes(8, "little")),
+        b"FLV\x01" + bytes(30) + b"\0\x08filesize\0" + struct.pack(">d", 1000),
+    ],
+)
+def test_containers_that_ffmpeg_takes_for_whole(start):
+    assert cut_short(io.BytesIO(start.ljust(1000, b"\0"))) is None
+    promised, held = cut_short(io.BytesIO(start.ljust(500, b"\0")))
+    assert promised - held == 500
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"RIFF" + bytes([255] * 4) + b"AVI LIST",
+        asf(bytes(8)),
+        b"FLV\x01" + bytes(30) + b"\0\x08filesize\0" + struct.pack(">d", float("nan")),
+        b"FLV\x01" + bytes(30) + b"\0\x08filesize\0",
+        b"FLV\x01",
+    ],
+)
+def test_containers_that_state_no_size(start):
+    assert cut_short(io.BytesIO(start)) is None

@@ -86,7 +86,7 @@ words = st.text(st.characters(codec="utf-8"), max_size=30).map(clean_text)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
 def test_any_text_survives_all_three_readers(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("text") / "all.csv"
-    soundfile.write(path.with_name("a.wav"), np.zeros(80), 160)
+    soundfile.write(path.with_name("a.wav"), np.zeros(8000), 16000)
     rows = [
         make_row(str(number), wav="$data_root/a.wav", transcript=transcript, note=note)
         for number, (transcript, note) in enumerate(texts)

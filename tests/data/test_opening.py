@@ -86,6 +86,11 @@ def test_names_that_no_file_can_have(tmp_path, name, said):
     assert said in refused(os.path.join(tmp_path, name))
 
 
+def test_an_address_is_no_file():
+    said = "is missing: no address is opened here. Download it first."
+    assert said in refused("https://example.org/a.wav")
+
+
 def test_what_may_not_be_read(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()

@@ -76,7 +76,7 @@ def test_every_utterance_once_and_all_batches_full_but_the_last(
         # A single utterance shares with the batch before it.
         shared = [batch_size + 1 - (batch_size + 1) // 2, (batch_size + 1) // 2]
         shared = [3] if batch_size == 2 else shared
-        assert sorted(sizes, reverse=True) == [batch_size] * (full - 1) + shared
+        assert sorted(sizes) == sorted([batch_size] * (full - 1) + shared)
     else:
         assert sizes == [batch_size] * full + [rest] * (rest > 0)
     assert len(sampler) == len(batches)

@@ -313,6 +313,11 @@ def test_options_are_checked_at_the_call(classifier, tones, options, message):
 def test_one_path_is_no_list_of_paths(classifier, tones):
     with pytest.raises(ValueError, match="Put it in a list"):
         classifier.classify_files(str(tones[0]))
+    with pytest.raises(ValueError, match="Put it in a list"):
+        classifier.classify_files(str(tones[0]).encode())
+    for given in (None, 3):
+        with pytest.raises(ValueError, match="paths: expected several paths, found (None|int)"):
+            classifier.classify_files(given)
 
 
 def test_batches_are_bounded_by_their_seconds(classifier, tones, monkeypatch):

@@ -141,12 +141,32 @@ def test_a_tensor_is_speechbrains_batch(classifier, exported):
         (np.full(99, 1e30), {}, "no finite embedding|NaN or inf"),
         ("missing.wav", {}, "missing.wav is missing"),
         (["missing.wav"], {}, "missing.wav is missing"),
+        ("", {}, "expected the path of an audio file, found an empty one"),
+        (torch.zeros(99).to_sparse(), {"top_k": 1}, "expected a dense tensor of samples, found"),
+        (torch.zeros(99, device="meta"), {"top_k": 1}, "dense tensor .*found no numbers"),
+        (torch.zeros(1, 99).to_sparse(), {}, "expected a dense tensor of samples, found"),
     ],
 )
 def test_what_cannot_be_is_one_line(classifier, given, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         classifier(given, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_may_be_larger_than_any_list(classifier):
+    found = classifier([np.zeros(99), np.zeros(99)], sampling_rate=RATE, batch_size=10**30)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("given", [None, 3, np.zeros(99), ["a.wav"]])
+def test_what_is_no_path_is_one_line(classifier, given):
+    expected = f"expected the path of an audio file, found {type(given).__name__}"
+    for call in (classifier.classify_file, classifier.load_audio, classifier.timeline):
+        with pytest.raises(AudioError, match=expected) as caught:
+            call(given)
+        assert "\n" not in str(caught.value)
+    [row] = classifier.classify_files([given])
+    assert expected in row.error
 
 
 def test_what_is_asked_wrongly_of_a_generator_is_said_at_the_call(classifier):
