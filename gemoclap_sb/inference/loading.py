@@ -217,8 +217,8 @@ def _own_sentences(config: Mapping[str, Any], head: str, where: str) -> list[lis
 def _no_random_weights(members: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     """Leave out the random numbers that weights replace, where a large model would draw them."""
     entries = [one.get(part) for one in members for part in ("audio_encoder", "text_encoder")]
-    named = {entry.get("class") for entry in entries if isinstance(entry, Mapping)}
-    if named & {"SSLEncoder", "TextEncoder"}:
+    named = [entry.get("class") for entry in entries if isinstance(entry, Mapping)]
+    if "SSLEncoder" in named or "TextEncoder" in named:
         from transformers.initialization import no_init_weights
 
         # It patches torch for all threads: of two at once, one would leave it patched.
