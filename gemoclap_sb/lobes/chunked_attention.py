@@ -59,17 +59,17 @@ class _ChunkedGatedAttention(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ())) if dropout else 0
         output = _zeros_like(query)
         with torch.autocast("cpu", enabled=False):
-            chunks = _chunks(lengths, query.shape[1]) if dropout else ()
+            chunks = (_chunks if dropout else _equal_chunks)(lengths, query.shape[1])
             for number, (b, h, n) in enumerate(chunks):
                 q, k, v = query[b, h, :n], key[b, h, :n], value[b, h, :n]
-                weights = _probabilities(q, k, gate[b, h, :n, None] * bias[h, :n, :n])
-                dropped, rescale = _draw(weights.shape, dropout, ctx.seed + number)
-                weights.masked_fill_(dropped, 0.0)
-                output[b, h, :n] = (weights.to(v.dtype) @ v).mul_(rescale)
-            for b, h, n in () if dropout else _equal_chunks(lengths, query.shape[1]):
-                q, k, v = query[b, h, :n], key[b, h, :n], value[b, h, :n]
                 gated = gate[b, h, :n, None] * bias[h, :n, :n]
-                output[b, h, :n] = F.scaled_dot_product_attention(q, k, v, attn_mask=gated)
+                if dropout:
+                    weights = _probabilities(q, k, gated)
+                    dropped, rescale = _draw(weights.shape, dropout, ctx.seed + number)
+                    weights.masked_fill_(dropped, 0.0)
+                    output[b, h, :n] = (weights.to(v.dtype) @ v).mul_(rescale)
+                else:
+                    output[b, h, :n] = F.scaled_dot_product_attention(q, k, v, attn_mask=gated)
         ctx.save_for_backward(*inputs, output)
         return output
 
