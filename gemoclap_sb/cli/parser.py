@@ -25,6 +25,7 @@ from gemoclap_sb.cli import classify, embed, evaluate, export, info, plot, searc
 from gemoclap_sb.cli.destinations import check_stream, writing
 from gemoclap_sb.cli.errors import UsageError
 from gemoclap_sb.cli.terminal import Screen, say, visible
+from gemoclap_sb.data.arguments import OneLineParser
 
 _PROGRAM = "gemoclap"
 _COMMANDS = (classify, timeline, embed, search, evaluate, export, info, plot)
@@ -190,11 +191,11 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(each, before[each])
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+class _Parser(OneLineParser):
+    """A parser whose errors are one line, whatever a file's name holds."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {visible(message)}. `{self.prog} --help` says more.\n")
+        super().error(visible(message))
 
 
 def build_parser() -> argparse.ArgumentParser:

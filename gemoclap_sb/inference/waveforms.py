@@ -31,6 +31,11 @@ def as_floats(name: str, samples: Any) -> Tensor:
     >>> as_floats("wavs", np.array([-(2**15), 2**14], dtype=np.int16))
     tensor([-1.0000,  0.5000])
     """
+    if np.ma.is_masked(samples):
+        raise ValueError(
+            f"{name}: {np.ma.count_masked(samples)} samples are masked, and no model knows what "
+            "stands there. Fill them first (`.filled(0)`)."
+        )
     if isinstance(samples, np.ndarray):
         if samples.dtype.kind not in "fiu" or samples.dtype.itemsize > 8:
             raise ValueError(_wrong_type(name, samples.dtype))

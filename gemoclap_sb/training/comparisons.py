@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.evaluation.comparison import Cell, Comparison
 from gemoclap_sb.evaluation.comparison_figure import draw_groups
 from gemoclap_sb.evaluation.comparison_tables import groups_csv, groups_markdown
@@ -219,7 +220,7 @@ def _named(group: Group, row: Row, only: Sequence[str] | None) -> bool:
 
 def _parser(comparisons: Comparisons) -> argparse.ArgumentParser:
     # Abbreviations would take keys of the YAMLs for options: --seed for --seeds.
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=f"{comparisons.title}: runs what is missing and writes {comparisons.name}.md, "
         ".csv and .png. Any other option is a key of the experiments' YAMLs.",
         allow_abbrev=False,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.evaluation.comparison import Cell, Comparison, FoldScore, Published
 from gemoclap_sb.evaluation.comparison_figure import draw_comparison
 from gemoclap_sb.evaluation.comparison_tables import (
@@ -155,7 +156,7 @@ def write_tables(runs: Sequence[GridRun], folder: Path, table: Table) -> list[Pa
 
 def _parser(table: Table) -> argparse.ArgumentParser:
     # Abbreviations would take keys of the YAMLs for options: --seed for --seeds.
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=f"{table.title}: runs what is missing and writes {table.name}.md, .csv, .tex "
         "and .png. Any other option is a key of the experiments' YAMLs.",
         allow_abbrev=False,

@@ -46,6 +46,15 @@ def test_what_is_no_samples_is_one_line(given):
             call()
 
 
+def test_masked_samples_are_no_samples():
+    """An array type that masks none is as good as any other."""
+    masked = np.ma.masked_greater(SAMPLES, 0.89)
+    with pytest.raises(ValueError, match=rf"{(SAMPLES > 0.89).sum()} samples are masked.*filled"):
+        as_floats("wavs", masked)
+    unmasked = np.ma.masked_greater(SAMPLES, 2.0)
+    assert torch.equal(as_floats("wavs", unmasked), torch.from_numpy(SAMPLES).float())
+
+
 @pytest.mark.parametrize("rate", [8000, 44100, 48000.0, np.int64(22050)])
 def test_every_form_of_a_recording_is_the_same_waveform(rate):
     wav = torch.from_numpy(SAMPLES).float()

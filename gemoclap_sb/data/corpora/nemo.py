@@ -10,7 +10,6 @@ I. Christop, "nEMO: Dataset of Emotional Speech in Polish", LREC-COLING 2024, pa
 
 from __future__ import annotations
 
-import argparse
 import csv
 import functools
 import io
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.data.audio import AudioError, audio_info
 from gemoclap_sb.data.manifests import clean_text
 from gemoclap_sb.data.preparation import (
@@ -252,7 +252,7 @@ def expected_counts(classes: Sequence[str]) -> dict[str, dict[str, int]]:
 
 def main() -> None:
     """Prepare one fold from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_folder", help="the folder with data.tsv and the recordings")
     parser.add_argument("save_folder", help="where the manifests go")
     parser.add_argument("--fold", type=int, required=True, help="1 to 4")

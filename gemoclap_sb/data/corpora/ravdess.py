@@ -11,7 +11,6 @@ https://zenodo.org/records/1188976
 
 from __future__ import annotations
 
-import argparse
 import functools
 import logging
 import os
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.data.audio import AudioError, audio_info
 from gemoclap_sb.data.preparation import (
     CorpusIssues,
@@ -226,7 +226,7 @@ def expected_counts(classes: Sequence[str], merge_calm: bool) -> dict[str, dict[
 
 def main() -> None:
     """Prepare one fold from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_folder", help="the folder with the Actor_NN folders")
     parser.add_argument("save_folder", help="where the manifests go")
     parser.add_argument("--fold", type=int, required=True, help="1 to 5")

@@ -14,13 +14,13 @@ https://sail.usc.edu/iemocap/
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.data.audio import AudioError, audio_info
 from gemoclap_sb.data.manifests import clean_text
 from gemoclap_sb.data.preparation import (
@@ -274,7 +274,7 @@ def find_wavs(folder: Path, issues: CorpusIssues) -> dict[str, Path]:
 
 def main() -> None:
     """Prepare one fold from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_folder", help="the IEMOCAP_full_release folder")
     parser.add_argument("save_folder", help="where the manifests go")
     parser.add_argument("--fold", type=int, required=True, help="1 to 5: the session to test on")

@@ -10,7 +10,6 @@ For each seed the protocols ``transfer`` (trained on one corpus, tested on the o
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from across_prepare import CLASSES, CORPORA, FOLDS, NEMO, RAVDESS, TESTED
 from across_tables import Cell, Tables, draw, read_run
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.files import write_text
 from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import ExperimentError, read_settings, told_permissions
@@ -45,7 +45,7 @@ OWN_KEYS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and write the tables; 0, 1 if a run failed, 2 if it could not start."""
     # Abbreviations would take keys of the YAML for options: --seed for --seeds.
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=f"{__doc__.splitlines()[0]} Any other option is a key of {HPARAMS.name}.",
         allow_abbrev=False,
     )

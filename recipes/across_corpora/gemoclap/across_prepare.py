@@ -10,13 +10,13 @@ before their name, so that none of two corpora is taken for one.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.data.corpora import nemo, ravdess
 from gemoclap_sb.data.preparation import (
     CorpusIssues,
@@ -255,7 +255,7 @@ def split_corpora(
 
 def with_number_of_folds(argv: Sequence[str]) -> list[str]:
     """Add ``--number_of_folds`` to a command line that names a protocol, where it lacks it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = OneLineParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--protocol")
     parser.add_argument("--number_of_folds")
     given, _ = parser.parse_known_args(argv)
@@ -279,7 +279,7 @@ def _of_corpus(speakers: int | Sequence[str], corpus: str) -> int | list[str]:
 
 def main() -> None:
     """Prepare one fold from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("save_folder", help="where the manifests go")
     parser.add_argument("--ravdess_folder", required=True, help="with the Actor_NN folders")
     parser.add_argument("--nemo_folder", required=True, help="with data.tsv and the recordings")

@@ -12,7 +12,6 @@ is not done again.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import shlex
 import shutil
@@ -27,6 +26,7 @@ from across_prepare import CORPORA, NEMO, RAVDESS
 from across_tables import is_lossy
 from huggingface_hub import ModelCardData
 
+from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.data.preparation import RECORD
 from gemoclap_sb.evaluation.report import markdown_table
 from gemoclap_sb.export import ExportError, export
@@ -52,7 +52,7 @@ _PLACES = {"data_folder", "ravdess_folder", "nemo_folder", "data"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the folder; exit status 0, 2 if it could not be made as asked, or the training's."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=f"{__doc__.splitlines()[0]} Any other option is a key of {HPARAMS.name}.",
         allow_abbrev=False,
     )
