@@ -1,21 +1,22 @@
 """Our encoders against SpeechBrain's stock path, piece by piece, in one run.
 
-    python benchmarks/encoders.py                                  # base, CPU, under 10 minutes
+    python benchmarks/encoders.py                                  # base, CPU, half an hour
     python benchmarks/encoders.py --size large --device cuda --precision bf16
     python benchmarks/encoders.py --size tiny --families wavlm     # seconds, to try it
 
 The stock path is SpeechBrain's lobe and `StatisticsPooling`, batches drawn at random, its
-`TextEncoder` on every prompt of the batch, everything trained. The other rows change one piece
-each, and the last ones all of them. How it is measured:
+`TextEncoder` on every prompt of the batch, everything trained by `torch.optim.Adam` as torch has
+it by default. The other rows change one piece each, and the last ones all of them. How it is
+measured:
 
 - Real architectures, random weights, the same in every row; LayerDrop off.
-- A row is measured in a process of its own, warmed up. A round measures every row once; figures
-  are medians over rounds, ratios medians of the ratios within a round.
+- A row's training, and its inference, is measured in a process of its own, warmed up: the median
+  of three times the same batches. A round measures every row; figures are medians over rounds,
+  ratios medians of the ratios within a round.
 - The samplers see the whole corpus with its true durations; padding is that of a whole epoch. The
   batches measured stand for it: equal strata by padded length, of each the nearest to its mean.
   Waveforms are noise, made beforehand, shortened by `--duration-scale`, which keeps the padding.
-- Inference: audio only, the classes' texts encoded once; `pooled` rows sort by length. The median
-  of three.
+- Inference: audio only, the classes' texts encoded once; `pooled` rows sort by length.
 - Peak memory: of training, weights and optimiser included. On a GPU what torch allocated; on the
   CPU the growth of the process's resident set, loading included.
 - Alone vs batch: largest difference between an embedding (pooled frames, float32) of an utterance
@@ -58,8 +59,8 @@ from gemoclap_sb.lobes.text import TextEncoder
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.objectives import contrastive
 
-# Duration scale, batches and rounds; those of base fit two cores and ten minutes.
-DEFAULTS = {"tiny": (0.1, 2, 2), "base": (0.125, 1, 2), "large": (0.05, 1, 1), "cuda": (1.0, 8, 3)}
+# Duration scale, batches and rounds; those of base fit two cores and half an hour.
+DEFAULTS = {"tiny": (0.1, 2, 2), "base": (0.125, 1, 1), "large": (0.05, 1, 1), "cuda": (1.0, 8, 3)}
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 # flex_attention takes heads of sixteen columns or more.
 SHAPES = {"tiny": (64, 2, 4, 128), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
@@ -69,23 +70,25 @@ LOBES["data2vec"] = LOBES["wav2vec2"]
 EMOTIONS = [f"this person sounds {word}" for word in ("angry", "happy", "neutral", "sad")]
 SENTENCES = {"emotion": EMOTIONS, "gender": ["a female speaker", "a male speaker"]}
 WEIGHTS = {"emotion": 0.9, "gender": 0.1}
+FIGURES = ("size", "training", "memory", "padding", "inference", "difference")
 PARTS = ("attention", "heads", "rows")
 STOCK, ALL = "stock path", "all together"
 # Frozen builds no graph; no gradient, the stock lobe's way, does. Infers: inference differs.
-Row = namedtuple("Row", "name lobe attention batching prompts front_end infers")
+Row = namedtuple("Row", "name lobe attention batching prompts front_end adam infers")
 ROWS = [
-    Row(STOCK, "stock", "eager", "random", "every", "trained", True),
-    Row("our lobe", "ours", "eager", "random", "every", "trained", True),
-    Row("sdpa", "ours", "sdpa", "random", "every", "trained", True),
-    Row("flex", "ours", "flex", "random", "every", "trained", True),
-    Row("sampler", "stock", "eager", "pooled", "every", "trained", True),
-    Row("prompts", "stock", "eager", "random", "distinct", "trained", False),
-    Row("freezing, stock", "stock", "eager", "random", "every", "no gradient", False),
-    Row("freezing", "ours", "eager", "random", "every", "frozen", False),
-    Row("all but freezing", "ours", "sdpa", "pooled", "distinct", "trained", False),
-    Row(ALL, "ours", "sdpa", "pooled", "distinct", "frozen", True),
-    Row(f"{ALL}, flex", "ours", "flex", "pooled", "distinct", "frozen", True),
-    Row(f"{ALL}, checkpointed", "ours", "sdpa", "pooled", "distinct", "frozen", False),
+    Row(STOCK, "stock", "eager", "random", "every", "trained", "plain", True),
+    Row("our lobe", "ours", "eager", "random", "every", "trained", "plain", True),
+    Row("sdpa", "ours", "sdpa", "random", "every", "trained", "plain", True),
+    Row("flex", "ours", "flex", "random", "every", "trained", "plain", True),
+    Row("sampler", "stock", "eager", "pooled", "every", "trained", "plain", True),
+    Row("prompts", "stock", "eager", "random", "distinct", "trained", "plain", False),
+    Row("freezing, stock", "stock", "eager", "random", "every", "no gradient", "plain", False),
+    Row("freezing", "ours", "eager", "random", "every", "frozen", "plain", False),
+    Row("fused Adam", "stock", "eager", "random", "every", "trained", "fused", False),
+    Row("all but freezing", "ours", "sdpa", "pooled", "distinct", "trained", "fused", False),
+    Row(ALL, "ours", "sdpa", "pooled", "distinct", "frozen", "fused", True),
+    Row(f"{ALL}, flex", "ours", "flex", "pooled", "distinct", "frozen", "fused", True),
+    Row(f"{ALL}, checkpointed", "ours", "sdpa", "pooled", "distinct", "frozen", "fused", False),
 ]
 # A piece, the row that has it, and the row that lacks this piece only.
 GAINS = [
@@ -97,8 +100,9 @@ GAINS = [
     ("front end: trained to requires_grad=False", "freezing, stock", STOCK),
     ("front end: trained to frozen without a graph", "freezing", "our lobe"),
     ("front end: requires_grad=False to no graph", "freezing", "freezing, stock"),
+    ("Adam: plain to fused", "fused Adam", STOCK),
     ("all but freezing: the same weights trained", "all but freezing", STOCK),
-    ("lobe, prompts, front end: on the sampler's batches", ALL, "sampler"),
+    ("lobe, prompts, front end, Adam: on the sampler's batches", ALL, "sampler"),
     ("all together", ALL, STOCK),
     ("all together, flex, no attention dropout", f"{ALL}, flex", STOCK),
     ("gradient checkpointing", f"{ALL}, checkpointed", ALL),
@@ -121,7 +125,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     add("--batches", type=int, help="batches of each measurement")
     add("--batch-size", type=int, default=32)
     add("--rounds", type=int, help="repetitions")
-    add("--minutes", type=float, default=9.0, help="start no further round that would pass this")
+    add("--minutes", type=float, default=60.0, help="start no further round that would pass this")
     add("--attention-dropout", type=float, default=0.1, help="of the checkpoints")
     add("--gradient-checkpointing", action="store_true", help="add a row")
     add("--attention-seconds", type=float, default=15.0, help="of WavLM's attention alone")
@@ -257,10 +261,8 @@ def make_batch(options: Namespace, indices: Sequence[int]) -> tuple[Tensor, Tens
     return padded, lengths / lengths.max(), sentences, labels
 
 
-def rate(
-    options: Namespace, call: Callable, batching: str, size: int, repetitions: int = 1
-) -> float:
-    """Utterances per second of a call on batches that stand for an epoch, the median of some."""
+def rate(options: Namespace, call: Callable, batching: str, size: int) -> float:
+    """Utterances per second of a call on batches that stand for an epoch, the median of three."""
     count = -(-options.batches * options.batch_size // size)
     picked = typical_batches(batching, options.seconds, size, options.seed, count)
     batches = [make_batch(options, indices) for indices in picked]
@@ -268,13 +270,14 @@ def rate(
     middling = np.argsort(options.seconds)[len(options.seconds) // 2 :][:4].tolist()
     for batch in [make_batch(options, middling)] if options.on_cpu else batches:
         call(*batch)
-    (seconds,) = by_turns(options, [lambda: [call(*batch) for batch in batches]], repetitions)
+    (seconds,) = by_turns(options, [lambda: [call(*batch) for batch in batches]], 3)
     return sum(map(len, picked)) / median(seconds)
 
 
-def make_step(options: Namespace, model: GEmoCLAP, objective: nn.Module) -> Callable:
+def make_step(options: Namespace, model: GEmoCLAP, objective: nn.Module, row: Row) -> Callable:
     """Make the function that trains on a batch."""
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5)
+    fused = {"fused": True} if row.adam == "fused" else {}
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5, **fused)
 
     def step(wavs: Tensor, wav_lens: Tensor, sentences: dict, labels: dict) -> None:
         optimizer.zero_grad()
@@ -287,28 +290,34 @@ def make_step(options: Namespace, model: GEmoCLAP, objective: nn.Module) -> Call
     return step
 
 
-def measure(options: Namespace, family: str, row: Row, size: int) -> dict[str, float | None]:
-    """Measure the figures of a row, None for those left out."""
+def measure_training(options: Namespace, family: str, row: Row, size: int) -> dict[str, float]:
+    """Measure the figures of a row's training."""
     before = peak_memory(options)
     model = build_model(options, family, row, ["emotion"])
-    step = make_step(options, model, contrastive.SoftLabelObjective(WEIGHTS))
+    step = make_step(options, model, contrastive.SoftLabelObjective(WEIGHTS), row)
     figures = {"size": size, "training": rate(options, step, row.batching, size)}
-    figures |= {"memory": peak_memory(options) - before, "inference": None, "difference": None}
-    if not all(parameter.isfinite().all() for parameter in model.eval().parameters()):
+    figures["memory"] = peak_memory(options) - before
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise RuntimeError(f"{family}, {row.name}: expected finite weights, found others")
     epoch = make_batches(row.batching, options.seconds, size, options.seed, epoch=1)
     figures["padding"] = 100 * (1 - speech_share(options.seconds, epoch))
-    torch.set_grad_enabled(False)
-    if row.infers:
-        encode, way = model.encode_audio, "sorted" if row.batching == "pooled" else "random"
-        with torch.autocast(*options.autocast):
-            classes = model.encode_classes([[sentence] for sentence in EMOTIONS]).T
+    return figures
 
-            def infer(wavs: Tensor, wav_lens: Tensor, *rest: dict) -> Tensor:
-                return encode(wavs, wav_lens) @ classes
 
-            # Two seconds, which another process's moment would falsify.
-            figures["inference"] = rate(options, infer, way, size, repetitions=3)
+@torch.no_grad()
+def measure_inference(
+    options: Namespace, family: str, row: Row, size: int
+) -> dict[str, float | None]:
+    """Measure the figures of a row's inference, the difference None where it is left out."""
+    model = build_model(options, family, row, ["emotion"]).eval()
+    way = "sorted" if row.batching == "pooled" else "random"
+    with torch.autocast(*options.autocast):
+        classes = model.encode_classes([[sentence] for sentence in EMOTIONS]).T
+
+        def infer(wavs: Tensor, wav_lens: Tensor, *rest: dict) -> Tensor:
+            return model.encode_audio(wavs, wav_lens) @ classes
+
+        figures = {"inference": rate(options, infer, way, size), "difference": None}
     if row.name in (STOCK, "our lobe", ALL):
         # A GPU's convolutions round to ten bits by default, which is no property of the lobes.
         torch.backends.cudnn.allow_tf32 = False
@@ -329,7 +338,7 @@ def measure_heads(options: Namespace, family: str, turns: int) -> list[list[floa
     emotion, multi = (build_model(options, family, row, one.heads) for one in objectives)
     multi.audio_encoder, multi.text_encoder = emotion.audio_encoder, emotion.text_encoder
     pairs = zip((emotion, multi), objectives, strict=True)
-    calls = [partial(make_step(options, *pair), *make_batch(options, of)) for pair in pairs]
+    calls = [partial(make_step(options, *pair, row), *make_batch(options, of)) for pair in pairs]
     by_turns(options, calls, 1)
     return by_turns(options, calls, turns)
 
@@ -392,15 +401,18 @@ def measure_rows(options: Namespace) -> dict[str, dict[str, dict[str, list]]]:
                 row, size = rows[len(taken)], sizes[family]
                 print(f"round {done + 1}: {family}, {row.name}", file=sys.stderr)
                 try:
-                    taken.append(in_child(measure, options, family, row, size))
+                    figures = in_child(measure_training, options, family, row, size)
+                    if row.infers:
+                        figures |= in_child(measure_inference, options, family, row, size)
+                    taken.append(figures)
                 except torch.OutOfMemoryError:
                     print(f"{family}, {row.name}: no memory for batches of {size}.\n", flush=True)
                     if size == 1:
                         raise
                     sizes[family], taken = size // 2, []
             for row, figures in zip(rows, taken, strict=True):
-                for figure, value in figures.items():
-                    results[family][row.name][figure].append(value)
+                for figure in FIGURES:
+                    results[family][row.name][figure].append(figures.get(figure))
     return results
 
 
@@ -513,7 +525,7 @@ def run_rows(options: Namespace) -> list[str]:
         for row in rows_of(options, family):
             figures = of[row.name]
             attention = row.attention + (", dropout 0" if row.attention == "flex" else "")
-            line = [family, row.name, row.lobe, attention, *row[3:6]]
+            line = [family, row.name, row.lobe, attention, *row[3:7]]
             line += [str(figures["size"][-1]), str(len(figures["size"]))]
             for figure in ("training", "inference"):
                 times = ratios(figures[figure], of[STOCK][figure])
@@ -532,9 +544,9 @@ def run_rows(options: Namespace) -> list[str]:
                 pairs = ((of[name][f], of[against][f]) for f in ("training", "inference", "memory"))
                 cells = [middle(ratios(*pair)) for pair in pairs]
                 gains.append([family, piece, f"{name} / {against}", *cells])
-    columns = """family | row | lobe | attention | batches | prompts | front end | batch size | \
-rounds | training utt/s | training x stock | inference utt/s | inference x stock | peak MiB | \
-padding % | alone vs batch"""
+    columns = """family | row | lobe | attention | batches | prompts | front end | Adam | \
+batch size | rounds | training utt/s | training x stock | inference utt/s | inference x stock | \
+peak MiB | padding % | alone vs batch"""
     print_table(columns, lines)
     print("\n## What each piece brings by itself\n")
     print_table("family | piece | row / row | training | inference | peak memory", gains)

@@ -66,11 +66,11 @@ def rows(printed) -> dict[str, dict[str, str]]:
 
 def test_table_has_a_row_for_each_piece(printed, rows):
     pieces = ["our lobe", "sdpa", "sampler", "prompts", "freezing, stock", "freezing"]
-    assert list(rows) == ["stock path", *pieces, "all but freezing", "all together"]
-    varied = ("lobe", "attention", "batches", "prompts", "front end")
+    assert list(rows) == ["stock path", *pieces, "fused Adam", "all but freezing", "all together"]
+    varied = ("lobe", "attention", "batches", "prompts", "front end", "Adam")
     settings = {name: [row[column] for column in varied] for name, row in rows.items()}
-    assert settings["stock path"] == ["stock", "eager", "random", "every", "trained"]
-    assert settings["all together"] == ["ours", "sdpa", "pooled", "distinct", "frozen"]
+    assert settings["stock path"] == ["stock", "eager", "random", "every", "trained", "plain"]
+    assert settings["all together"] == ["ours", "sdpa", "pooled", "distinct", "frozen", "fused"]
     # Each gain is that of one column, but where the name says that it is of several.
     several = {"all together", "all but freezing"}
     gains = table_under(printed, "What each piece brings by itself")
@@ -179,13 +179,34 @@ def test_attention_implementations_and_prompts_change_no_embedding(encoders, opt
     assert counts == [6, 6, 4]
 
 
+def make_step(encoders, options, model, name):
+    (row,) = (row for row in encoders.ROWS if row.name == name)
+    return encoders.make_step(options, model, encoders.contrastive.EmoCLAPObjective(), row)
+
+
+def test_adam_in_one_pass_trains_as_the_plain_one(encoders, options):
+    weights = []
+    for name in ("stock path", "fused Adam"):
+        torch.manual_seed(0)
+        model = model_of(encoders, options, "wavlm", name)
+        step = make_step(encoders, options, model, name)
+        before = model.audio_encoder.model.encoder.layers[0].attention.q_proj.weight.clone()
+        for _ in range(2):
+            step(*encoders.make_batch(options, [0, 1, 2, 3]))
+        weights.append(model.audio_encoder.model.encoder.layers[0].attention.q_proj.weight - before)
+    plain, fused = weights
+    # Two steps of 2e-5 at most, each rounded to the float32 of the weight.
+    assert plain.abs().max() > 1e-5
+    torch.testing.assert_close(fused, plain, rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("name", "has_graph", "has_gradient"),
     [("stock path", True, True), ("freezing, stock", True, False), ("freezing", False, False)],
 )
 def test_a_step_trains_what_the_row_says(encoders, options, name, has_graph, has_gradient):
     model = model_of(encoders, options, "wavlm", name)
-    step = encoders.make_step(options, model, encoders.contrastive.EmoCLAPObjective())
+    step = make_step(encoders, options, model, name)
     audio = model.audio_encoder.model
     graphs = []
     audio.feature_projection.register_forward_pre_hook(
