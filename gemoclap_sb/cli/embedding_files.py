@@ -173,6 +173,8 @@ def _parquet_blocks(path: Path, file) -> Iterator[Block]:
     try:
         for batch in file.iter_batches(_ROWS, columns=["ID", "embedding"]):
             lists = batch.column("embedding")
+            if not hasattr(lists, "value_lengths"):
+                raise ValueError(f"embeddings that are no lists but {lists.type}")
             values = lists.flatten().to_numpy(zero_copy_only=False)
             lengths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
             if len(lengths) != 1 or not lengths[0] > 0 or values.dtype.kind != "f":

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from gemoclap_sb.cli.destinations import writing
-from gemoclap_sb.cli.terminal import encodable, for_terminal, visible, visible_lines
+from gemoclap_sb.cli.terminal import encodable, for_terminal, spelled, visible, visible_lines
 from gemoclap_sb.files import harmless_cell, harmless_path
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
     r"""Write rows as CSV (RFC 4180, but with plain line ends); None is an empty cell.
 
     What a spreadsheet would take for a formula begins with ``./``, if it is a path, or else
-    with a ``'`` (see `gemoclap_sb.files.harmless_cell`).
+    with a ``'`` (see `gemoclap_sb.files.harmless_cell`); control characters are escapes.
 
     Examples
     --------
@@ -170,7 +170,9 @@ def csv_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[
     harmless = [harmless_path if name in _PATHS else harmless_cell for name in columns]
     for row in rows:
         cells = zip(harmless, row, strict=True)
-        writer.writerow([write(cell) if isinstance(cell, str) else cell for write, cell in cells])
+        writer.writerow(
+            [write(spelled(cell)) if isinstance(cell, str) else cell for write, cell in cells]
+        )
         yield buffer.getvalue().removesuffix("\r\n")
         buffer.seek(0)
         buffer.truncate()

@@ -76,10 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None, out: TextIO | None) -> int:
     try:
         options = build_parser().parse_args(arguments)
-    except SystemExit:
-        # After --help, that could not be printed.
-        _forget(out)
-        raise
+    except SystemExit as ended:
+        # After --help, which may not have been printed.
+        if (error := _forget(out)) and not isinstance(error, BrokenPipeError):
+            say(f"{_PROGRAM}: standard output cannot be written: {error.strerror}.")
+            return 2
+        raise ended
     command = f"{_PROGRAM} {options.command}"
     try:
         if options.prints:
@@ -126,16 +128,22 @@ def _too_large(options: argparse.Namespace, error: BaseException) -> str:
     return f"there is not enough memory ({reason}). {advice}"
 
 
-def _forget(out: TextIO | None) -> None:
-    """Drop what could not be written, or Python complains at its own exit when it flushes it.
+def _forget(out: TextIO | None) -> OSError | None:
+    """Drop what cannot be written, or Python complains at its own exit when it flushes it.
 
-    https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    Returns why it cannot. https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    error = None
+    try:
         out.flush()
-        return
+        return None
+    except OSError as found:
+        error = found
+    except (ValueError, AttributeError):
+        pass
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+    return error
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ _HALF = "\ud800-\udc7f\udd00-\udfff"
 _HALVES = re.compile(f"[{_HALF}]")
 _HOSTILE = re.compile(f"[{_MOVING}{_HALF}]")
 _HOSTILE_IN_A_STREAM = re.compile(f"(?![\n\t])[{_MOVING}{_HALF}]")
+_CONTROLS = re.compile("(?![\t\r\n])[\x00-\x1f\x7f-\x9f]")
 # What tqdm writes by itself, between bars.
 _OF_A_BAR = re.compile("(\n|\x1b\\[A)*")
 
@@ -49,6 +50,15 @@ def visible_lines(message: str) -> str:
 def encodable(text: str) -> str:
     """Escape halves of characters that are of no file name, which no encoding has."""
     return _HALVES.sub(_escape, text)
+
+
+def spelled(text: str) -> str:
+    r"""Escape control characters, but for tabs and line ends, which tables of cells quote.
+
+    >>> spelled("a\x1b[31m.wav")
+    'a\\x1b[31m.wav'
+    """
+    return _CONTROLS.sub(_escape, text)
 
 
 def for_terminal(text: str) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import PurePath
 from typing import Any
 
 from gemoclap_sb.data.manifests import ManifestError, read_cells
 from gemoclap_sb.data.splits import NOT_INDEPENDENT
+from gemoclap_sb.files import file_digest
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 
 _LEARNT = ("train", "test")
+_A_LITTLE = 4096
 
 
 def rows_digest(rows: Rows, data_root: str | os.PathLike | None = None) -> str:
@@ -70,18 +73,19 @@ def check_overlaps(
                 f"{pair} share {_count(shared, 'ID')}, first {shared[0]!r}: expected each "
                 "utterance in one split, under an ID of its own."
             )
-        files = {os.path.realpath(row["wav"]): name for name, row in splits[one].items()}
-        of = {name: os.path.realpath(row["wav"]) for name, row in splits[other].items()}
+        files = {_file(row["wav"]): name for name, row in splits[one].items()}
+        of = {name: _file(row["wav"]) for name, row in splits[other].items()}
         if shared := [name for name, file in of.items() if file in files]:
-            file = of[shared[0]]
+            first = files[of[shared[0]]]
             raise ManifestError(
-                f"{pair} share {_count(shared, 'audio file')}, first {file} (IDs "
-                f"{files[file]!r} and {shared[0]!r}): expected each recording in one split."
+                f"{pair} share {_count(shared, 'audio file')}, first {splits[one][first]['wav']} "
+                f"(IDs {first!r} and {shared[0]!r}): expected each recording in one split."
             )
     told = any(NOT_INDEPENDENT in note for note in notes)
     pairs = [] if told else [("train", "test"), ("valid", "test")]
     pairs += [("train", "valid")] if validation is None else []
-    return [note for pair in pairs for note in _shared_speakers(splits, *pair)]
+    found = [note for pair in pairs for note in _shared_speakers(splits, *pair)]
+    return found + [note for pair in combinations(splits, 2) for note in _copies(splits, *pair)]
 
 
 def unlearnt_classes(rows: Mapping[str, Rows], attribute: str) -> list[str]:
@@ -118,6 +122,55 @@ def _shared_speakers(splits: Mapping[str, Rows], one: str, other: str) -> Iterat
             f"{NOT_INDEPENDENT}: {_count(shared, 'speaker')} of the {other} manifest, first "
             f"{shared[0]}, also in the {one} manifest."
         )
+
+
+def _file(path: str) -> tuple[int, int] | str:
+    """Give what a file and all links to it, hard ones too, have in common."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        # A file system that numbers no files says 0.
+        if found.st_ino:
+            return found.st_dev, found.st_ino
+    return os.path.realpath(path)
+
+
+def _copies(splits: Mapping[str, Rows], one: str, other: str) -> Iterator[str]:
+    """Tell of recordings of a split that are in another, byte by byte, under another name.
+
+    Of files whose size is in one split only nothing is read, of most others a little.
+    """
+    first, second = (
+        {name: row["wav"] for name, row in splits[split].items()} for split in (one, other)
+    )
+    for mark in (os.path.getsize, _middle, file_digest):
+        first, second = _alike(mark, first, second)
+    if second:
+        yield (
+            f"The same recordings: {len(second)} of the {other} manifest, first {[*second][0]}, "
+            f"also in the {one} manifest, as copies under other names."
+        )
+
+
+def _alike(mark: Callable[[str], Any], *splits: Mapping[str, str]) -> list[dict[str, str]]:
+    """Leave of files by ID those with a mark that is in both splits; a file of none is in none."""
+    marks: list[dict[str, Any]] = [{} for _ in splits]
+    for found, paths in zip(marks, splits, strict=True):
+        for name, path in paths.items():
+            with contextlib.suppress(OSError):
+                found[name] = mark(path)
+    both = set.intersection(*(set(found.values()) for found in marks))
+    return [
+        {name: paths[name] for name, value in found.items() if value in both}
+        for found, paths in zip(marks, splits, strict=True)
+    ]
+
+
+def _middle(path: str) -> tuple[int, bytes]:
+    """Read what is in the middle of a file, where recordings of one length differ."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(size // 2)
+        return size, file.read(_A_LITTLE)
 
 
 def _contents(rows: Rows, data_root: str | os.PathLike | None) -> Iterator[dict[str, str]]:

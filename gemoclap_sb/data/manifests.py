@@ -203,21 +203,22 @@ def read_manifest(
     if problems:
         kind = LabelError if unlabelled else ManifestError
         raise kind(_summary(path, problems))
-    for line in unusable:
-        logger.warning("%s, %s Left out.", path, line)
-    _warn_of_formulas(path, records, ("ID", *classes))
-    # SpeechBrain provides the ID itself, under the key "id".
-    rows = {
-        name: {key: value for key, value in record.cells.items() if key != "ID"}
-        for name, record in first.items()
-        if record.usable
-    }
-    if not rows:
+    if len(unusable) == len(records):
         raise ManifestError(
             f"{path}: no row is left, the audio of all {len(records)} is unusable; first: "
             f"{unusable[0]}"
         )
-    return rows
+    for line in unusable[:_MOST_PROBLEMS_SHOWN]:
+        logger.warning("%s, %s Left out.", path, line)
+    if more := len(unusable[_MOST_PROBLEMS_SHOWN:]):
+        logger.warning("%s: %d more rows left out, their audio being unusable.", path, more)
+    _warn_of_formulas(path, records, ("ID", *classes))
+    # SpeechBrain provides the ID itself, under the key "id".
+    return {
+        name: {key: value for key, value in record.cells.items() if key != "ID"}
+        for name, record in first.items()
+        if record.usable
+    }
 
 
 def read_cells(path: str | os.PathLike, filled: Collection[str]) -> list[dict[str, str]]:
@@ -338,8 +339,8 @@ def _warn_of_formulas(path: Path, records: list[Record], names: Iterable[str]) -
     cells = [record.cells[name] for record in records for name in names]
     if formulas := [cell for cell in cells if cell.startswith(_FORMULA)]:
         logger.warning(
-            "%s: %d IDs or labels begin with one of %s, first %r. They stay so in the CSV files "
-            "that are written, and a spreadsheet takes them for formulas: open them as text.",
+            "%s: %d IDs or labels begin with one of %s, first %r, and a spreadsheet takes them for "
+            "formulas. Manifests keep them so: open these as text. Results have a ' before them.",
             path,
             len(formulas),
             " ".join(_FORMULA),

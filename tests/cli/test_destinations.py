@@ -48,6 +48,22 @@ def test_found_before_the_work(name, where, model, run, audio, tmp_path, command
     assert sorted(tmp_path.iterdir()) == [file, folder]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_replaced(there, model, audio, tmp_path, command, no_work):
+    """Neither that of the embeddings nor that of their names."""
+    target = tmp_path / "target"
+    if there:
+        target.write_bytes(b"mine")
+    for link in ("x.npy", "x.ids.csv"):
+        (tmp_path / link).symlink_to(target)
+        arguments = ["embed", audio, "--model", model, "--output", tmp_path / "x.npy"]
+        status, _, err = command(*arguments)
+        assert status == 2
+        assert f"{link} is a link, which would be replaced. Name {target}." in one_line(err)
+        assert (tmp_path / link).is_symlink() and target.exists() == there
+        (tmp_path / link).unlink()
+
+
 @pytest.mark.parametrize("name", ["x.ids.csv", ".x.npy.parts"])
 def test_what_lies_where_a_second_file_goes(name, model, audio, tmp_path, command):
     (tmp_path / name).mkdir()
@@ -76,6 +92,15 @@ def test_standard_output(kind, model, audio, command, no_work, monkeypatch):
     status, _, err = command("classify", audio, "--model", model)
     assert status == 2
     assert "standard output" in one_line(err)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["classify", "--help"], ["--version"]])
+def test_help_that_cannot_be_printed(arguments, command, monkeypatch):
+    stream = io.TextIOWrapper(os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
+    monkeypatch.setattr(sys, "stdout", stream)
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert one_line(err) == "gemoclap: standard output cannot be written: No space left on device."
 
 
 def test_embed_needs_no_standard_output(model, audio, tmp_path, command, monkeypatch):

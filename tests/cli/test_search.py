@@ -111,6 +111,18 @@ def test_parquet_whose_names_are_none(names, model, tmp_path, command):
     assert "names that are no text" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("cell", ["text", 0.5])
+def test_parquet_whose_embeddings_are_none(cell, model, tmp_path, command):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"ID": ["a"], "embedding": [cell]}), path)
+    status, out, err = command("search", TEXT, path, "--model", model)
+    assert (status, out) == (2, "")
+    assert "embeddings that are no lists but " in err.splitlines()[-1] and "pyarrow" not in err
+
+
 DAMAGE = {
     "huge": lambda v: (1e30 * v).astype(np.float32),
     "another size": lambda v: v[:, :5] / np.linalg.norm(v[:, :5], axis=1, keepdims=True),

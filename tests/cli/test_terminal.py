@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 import sys
+import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gemoclap_sb.cli.output import csv_lines
-from gemoclap_sb.cli.terminal import Screen, for_terminal, visible
+from gemoclap_sb.cli.terminal import Screen, for_terminal, spelled, visible
 from gemoclap_sb.files import harmless_cell, plain_cell
 from tests.cli.printed import names, parsed
 
@@ -67,9 +69,12 @@ def test_names_in_tables_and_messages(evil, model, command):
     assert visible(EVIL) in out and visible(EVIL) in err
 
 
-def test_names_in_pipes_are_exact(evil, model, command):
+def test_names_in_pipes_are_exact_in_json_and_without_controls_in_csv(evil, model, command):
     out = command("classify", *evil, "--model", model, "--format", "csv")[1]
-    assert [row["path"] for row in csv.DictReader(io.StringIO(out, newline=""))] == evil
+    shown = [row["path"] for row in csv.DictReader(io.StringIO(out, newline=""))]
+    # Line ends stay, quoted, and what is none of a terminal's controls.
+    expected = EVIL.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
+    assert shown == [name.replace(EVIL, expected) for name in evil]
     out = command("classify", *evil, "--model", model, "--format", "json")[1]
     assert [row["path"] for row in json.loads(out)] == evil
 
@@ -103,14 +108,17 @@ def test_a_model_that_draws_on_the_terminal(model, tmp_path, command):
     assert status == 0 and visible(EVIL) in out
 
 
+@example(["+0.", "\x1b[31m", "=1"])
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=3))
 def test_cells_are_harmless_and_come_back(texts):
     _, line = csv_lines(["note"] * len(texts), [texts])
     # A line end in a cell stays in it.
     (cells,) = csv.reader(io.StringIO(line, newline="")) if line else [[""]]
     for cell, text in zip(cells, texts, strict=True):
-        assert cell[:1] not in set("=+@\t\r") or cell == text and text.lstrip("+").isdigit()
-        assert plain_cell(cell) == text
+        # A number may begin with its sign.
+        assert cell[:1] not in set("=+@\t\r") or cell == text and math.isfinite(float(text))
+        assert plain_cell(cell) == spelled(text)
+        assert not {c for c in cell if unicodedata.category(c) == "Cc"} - set("\t\r\n")
 
 
 def test_numbers_stay_numbers_and_paths_paths():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,11 +102,30 @@ def test_shared_files_are_refused_under_whatever_name(tmp_path):
     (tmp_path / "link.wav").symlink_to(tmp_path / "a.wav")
     given = splits()
     given["train"]["a"]["wav"] = str(tmp_path / "a.wav")
-    for other in ("link.wav", "sub/../a.wav"):
+    os.link(tmp_path / "a.wav", tmp_path / "hard.wav")
+    for other in ("link.wav", "sub/../a.wav", "hard.wav"):
         given["test"]["f"]["wav"] = str(tmp_path / other)
         message = "train.csv and test.csv share 1 audio file, first .*a.wav .IDs 'a' and 'f'"
         with pytest.raises(ManifestError, match=message):
             check_overlaps(given, PATHS)
+
+
+def test_copies_are_noted(tmp_path):
+    """Of files of one size, and of these with the same middle, all bytes are looked at."""
+    middle = bytes(range(256)) * 64
+    contents = {
+        "a": b"a" + middle + b"a", "b": b"b" + middle + b"b", "c": b"c" + middle + b"d",
+        "d": b"d" + middle[::-1] + b"d", "e": b"b" + middle + b"b", "f": b"ff" + middle,
+    }  # fmt: skip
+    given = splits()
+    for of in given.values():
+        for name, row in of.items():
+            row["wav"] = str(tmp_path / f"{name}.wav")
+            (tmp_path / f"{name}.wav").write_bytes(contents[name])
+    expected = "The same recordings: 1 of the test manifest, first e, also in the train manifest"
+    assert check_overlaps(given, PATHS) == [f"{expected}, as copies under other names."]
+    (tmp_path / "e.wav").write_bytes(contents["b"][:-1] + b"x")
+    assert check_overlaps(given, PATHS) == []
 
 
 def test_validation_on_the_test_is_meant_so():

@@ -333,6 +333,22 @@ def test_nothing_left(corpus):
         read_manifest(corpus / "all.csv", corpus, skip_bad_audio=True)
 
 
+def test_of_many_left_out_some_are_told(tmp_path, caplog):
+    lines = ["ID,wav", *(f"x{i},gone/{i}.wav" for i in range(1000)), "a,a.wav"]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 16000)
+    assert list(read_manifest(tmp_path / "all.csv", required=(), skip_bad_audio=True)) == ["a"]
+    *first, last = caplog.messages
+    assert len(first) < 50 and "ID 'x0'" in first[0]
+    assert last.endswith(f": {1000 - len(first)} more rows left out, their audio being unusable.")
+    # Where all are, the error says so, and nothing else does.
+    caplog.clear()
+    (tmp_path / "all.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ManifestError, match="the audio of all 1000 is unusable; first: .*'x0'"):
+        read_manifest(tmp_path / "all.csv", required=(), skip_bad_audio=True)
+    assert caplog.messages == []
+
+
 def test_all_problems_are_told_at_once(corpus):
     spoil(corpus / "a.wav", "missing")
     spoil(corpus / "b.wav", "zero-length")
