@@ -56,7 +56,7 @@ def check_overlaps(
     validation: str | None = None,
     notes: Iterable[str] = (),
 ) -> list[str]:
-    """Refuse splits that share utterances, and say in notes which share speakers.
+    """Refuse splits that share utterances; say in notes which share speakers, or have copies.
 
     ``rows`` and ``manifests`` (paths, for messages) are by split. Validation that has the rows of
     the test is meant so. What a preparation says by its ``validation`` (None: nobody has prepared
