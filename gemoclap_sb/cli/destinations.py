@@ -42,10 +42,10 @@ def check_file(option: str, path: str | os.PathLike, inputs: Iterable[str] = ())
     path = Path(path)
     if any(os.path.exists(given) and path.exists() and path.samefile(given) for given in inputs):
         raise UsageError(f"{option}: {path} is what is read, and would be lost. Name another.")
-    if path.is_symlink() and (path.is_file() or not path.exists()):
-        leads = os.path.realpath(path)
-        raise UsageError(f"{option}: {path} is a link, which would be replaced. Name {leads}.")
     with writing(f"{option}: {path}"):
+        if path.is_symlink() and (path.is_file() or not path.exists()):
+            leads = os.path.realpath(path)
+            raise UsageError(f"{option}: {path} is a link, which would be replaced. Name {leads}.")
         if path.exists() and not path.is_file():
             found = "a folder" if path.is_dir() else "a pipe or a device"
             raise UsageError(f"{option}: expected a file to write, found {found}: {path}.")

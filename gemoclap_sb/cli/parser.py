@@ -24,7 +24,7 @@ from typing import NoReturn, TextIO
 from gemoclap_sb.cli import classify, embed, evaluate, export, info, plot, search, timeline
 from gemoclap_sb.cli.destinations import check_stream, writing
 from gemoclap_sb.cli.errors import UsageError
-from gemoclap_sb.cli.terminal import Screen, say, visible
+from gemoclap_sb.cli.terminal import Screen, say
 from gemoclap_sb.data.arguments import OneLineParser
 
 _PROGRAM = "gemoclap"
@@ -76,12 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None, out: TextIO | None) -> int:
     try:
         options = build_parser().parse_args(arguments)
-    except SystemExit as ended:
+    except SystemExit:
         # After --help, which may not have been printed.
         if (error := _forget(out)) and not isinstance(error, BrokenPipeError):
             say(f"{_PROGRAM}: standard output cannot be written: {error.strerror}.")
             return 2
-        raise ended
+        raise
     command = f"{_PROGRAM} {options.command}"
     try:
         if options.prints:
@@ -133,14 +133,13 @@ def _forget(out: TextIO | None) -> OSError | None:
 
     Returns why it cannot. https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """
-    error = None
     try:
         out.flush()
         return None
     except OSError as found:
         error = found
     except (ValueError, AttributeError):
-        pass
+        error = None
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
     return error
@@ -199,16 +198,9 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(each, before[each])
 
 
-class _Parser(OneLineParser):
-    """A parser whose errors are one line, whatever a file's name holds."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(visible(message))
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands; it leaves the function to call in ``run``."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog=_PROGRAM,
         description="Emotion in speech, recognised by words (GEmo-CLAP for SpeechBrain).",
         epilog=_EXAMPLES,
