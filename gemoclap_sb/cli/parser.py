@@ -76,12 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None, out: TextIO | None) -> int:
     try:
         options = build_parser().parse_args(arguments)
-    except SystemExit:
-        # After --help, which may not have been printed.
-        if (error := _forget(out)) and not isinstance(error, BrokenPipeError):
-            say(f"{_PROGRAM}: standard output cannot be written: {error.strerror}.")
-            return 2
-        raise
+    except SystemExit as ended:
+        try:
+            if not ended.code:
+                # argparse does not say that --help could not be printed.
+                check_stream(out)
+                with writing("standard output"), contextlib.suppress(BrokenPipeError):
+                    out.flush()
+        except UsageError as error:
+            say(f"{_PROGRAM}: {error}")
+            ended = SystemExit(2)
+        _forget(out)
+        raise ended from None
     command = f"{_PROGRAM} {options.command}"
     try:
         if options.prints:
@@ -128,21 +134,16 @@ def _too_large(options: argparse.Namespace, error: BaseException) -> str:
     return f"there is not enough memory ({reason}). {advice}"
 
 
-def _forget(out: TextIO | None) -> OSError | None:
-    """Drop what cannot be written, or Python complains at its own exit when it flushes it.
+def _forget(out: TextIO | None) -> None:
+    """Drop what could not be written, or Python complains at its own exit when it flushes it.
 
-    Returns why it cannot. https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         out.flush()
-        return None
-    except OSError as found:
-        error = found
-    except (ValueError, AttributeError):
-        error = None
+        return
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-    return error
 
 
 @contextlib.contextmanager

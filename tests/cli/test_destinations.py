@@ -94,9 +94,11 @@ def test_standard_output(kind, model, audio, command, no_work, monkeypatch):
     assert "standard output" in one_line(err)
 
 
+@pytest.mark.parametrize("is_buffered", [True, False])
 @pytest.mark.parametrize("arguments", [["--help"], ["classify", "--help"], ["--version"]])
-def test_help_that_cannot_be_printed(arguments, command, monkeypatch):
-    stream = io.TextIOWrapper(os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
+def test_help_that_cannot_be_printed(arguments, is_buffered, command, monkeypatch):
+    file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", buffering=-1 if is_buffered else 0)
+    stream = io.TextIOWrapper(file, write_through=not is_buffered)
     monkeypatch.setattr(sys, "stdout", stream)
     status, _, err = command(*arguments)
     assert status == 2
