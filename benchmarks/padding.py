@@ -11,7 +11,12 @@ distance chance alone gives.
     python benchmarks/padding.py --durations train.csv --pool-batches 8 16 32 64
 
 The CSV has a column of durations in seconds; any manifest of the project will do.
-SpeechBrain's `DynamicBatchSampler` is given quantile boundaries and `max_batch_ex`.
+SpeechBrain's `DynamicBatchSampler` is given quantile boundaries and `max_batch_ex`. With
+`--micro-batches`, random batches are cut into micro-batches of like length: what is padded are
+these, what is mixed, and compared by a contrastive loss, is the whole batch.
+
+    python benchmarks/padding.py --durations train.csv --labels emotion --batch-size 256 \
+        --micro-batches 8 32
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from speechbrain.dataio.sampler import DynamicBatchSampler, ReproducibleRandomSa
 from torch.utils.data import BatchSampler
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches, speech_share
+from gemoclap_sb.training.gradient_cache import micro_batch_count, micro_batch_places
 
 Batches = list[list[int]]
 SAMPLE_RATE = 16000
@@ -97,6 +103,15 @@ def typical_batches(
     return [full[of[far.argmin()]] for of, far in zip(strata, distances, strict=True)]
 
 
+def micro_batched(batches: Batches, samples: np.ndarray, most: int) -> Batches:
+    """Cut batches into micro-batches, as training does."""
+    return [
+        [batch[i] for i in places]
+        for batch in batches
+        for places in micro_batch_places(samples[batch], micro_batch_count(len(batch), most))
+    ]
+
+
 def class_mix(batches: Batches, labels: np.ndarray, batch_size: int) -> list[float]:
     """Mean and fewest classes in a batch, share with one class, mean distance to the corpus."""
     # A batch of few utterances is far from the corpus whatever the way of batching.
@@ -112,13 +127,18 @@ def class_mix(batches: Batches, labels: np.ndarray, batch_size: int) -> list[flo
 
 
 def measure(
-    epochs: list[Batches], samples: np.ndarray, labels: np.ndarray | None, batch_size: int
+    epochs: list[Batches],
+    samples: np.ndarray,
+    labels: np.ndarray | None,
+    batch_size: int,
+    micro_batch_size: int | None = None,
 ) -> list[str]:
     """One row of the table: means over the epochs, the smallest of the smallest."""
     rows = []
     for batches in epochs:
         full = sum(len(batch) == batch_size for batch in batches)
-        row = [100 * speech_share(samples, batches), len(batches), full]
+        padded = micro_batched(batches, samples, micro_batch_size) if micro_batch_size else batches
+        row = [100 * speech_share(samples, padded), len(batches), full]
         rows.append(row + ([] if labels is None else class_mix(batches, labels, batch_size)))
     table = np.array(rows, dtype=float)
     mean, smallest = table.mean(axis=0), table.min(axis=0)
@@ -137,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--labels", help="its column of class labels, for the class mix")
     add("--batch-size", type=int, default=32)
     add("--pool-batches", type=int, nargs="+", default=[64])
+    add("--micro-batches", type=int, nargs="*", default=[], help="sizes of micro-batches")
     add("--buckets", type=int, default=40, help="of DynamicBatchSampler")
     add("--epochs", type=int, default=5, help="averaged over")
     add("--seed", type=int, default=1)
@@ -167,12 +188,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for number in options.pool_batches:
         ways[f"LengthPooledBatchSampler, pools of {number}"] = ("pooled", number)
+    for number in options.micro_batches:
+        ways[f"random, micro-batches of {number}"] = ("micro", number)
     print("\n| " + " | ".join(header) + " |")
     print("| --- |" + " ---: |" * (len(header) - 1))
     epochs = range(1, options.epochs + 1)
     for name, (way, number) in ways.items():
-        batches = [make_batches(way, samples, size, seed, epoch, number) for epoch in epochs]
-        cells = measure(batches, samples, labels, size)
+        micro = number if way == "micro" else None
+        drawn, pools = ("pooled", 1) if micro else (way, number)
+        batches = [make_batches(drawn, samples, size, seed, epoch, pools) for epoch in epochs]
+        cells = measure(batches, samples, labels, size, micro)
         print("| " + " | ".join([name, *cells]) + " |", flush=True)
 
 

@@ -14,6 +14,7 @@ torchtext's `BucketIterator`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ class LengthPooledBatchSampler(BatchSampler):
     batch_size : int
         Utterances per batch, and per process under torchrun.
     pool_batches : int
-        Batches in a pool. More means less padding, 1 means random batches. The pools are
+        Batches in a pool. More means less padding, 1 means random batches; those of one step then
+        go round the processes by length, so that all have as much to do. The pools are
         made equally large, as near to this as their whole number allows; there are at least
         two, so that the batches change with the epoch. Where length tells the class, batches
         of similar length are less mixed than the corpus, in small pools too.
@@ -104,6 +106,7 @@ class LengthPooledBatchSampler(BatchSampler):
             if value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, found {value}.")
         self.seed = int(seed)
+        self.pool_batches = pool_batches
         self.num_replicas = int(num_replicas)
         self.set_epoch(0)
 
@@ -148,7 +151,11 @@ class LengthPooledBatchSampler(BatchSampler):
             by_length = np.argsort(self.durations[utterances], kind="stable")
             remaining = iter(utterances[by_length].tolist())
             for sizes in permuted(pool):
-                step = [[next(remaining) for _ in range(size)] for size in sizes]
+                if self.pool_batches == 1:
+                    of_step = list(islice(remaining, sum(sizes)))
+                    step = [of_step[place :: len(sizes)] for place in range(len(sizes))]
+                else:
+                    step = [[next(remaining) for _ in range(size)] for size in sizes]
                 is_full = min(sizes) == self.batch_size
                 # Permuted, else the same process would have the longest batch in every step.
                 (full_steps if is_full else short_steps).append(permuted(step))

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import speechbrain as sb
 import torch
+import yaml
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
-from speechbrain.utils.checkpoints import Checkpoint
+from speechbrain.utils.checkpoints import (
+    Checkpoint,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.logger import get_logger
 from torch import nn
+from torch.distributed import ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
@@ -26,11 +34,13 @@ from gemoclap_sb.training.run_folder import ExperimentError
 logger = get_logger(__name__)
 
 Rows = Mapping[str, Mapping[str, object]]
+_MOST_IDS = 32
 DIVERGED = (
     "the training diverged. Train again with a lower learning rate, in another --output_folder."
 )
 
 
+@register_checkpoint_hooks
 class ResumableBrain(sb.Brain):
     """A Brain whose training steps, batches and checkpoints do not depend on interruptions.
 
@@ -42,7 +52,8 @@ class ResumableBrain(sb.Brain):
 
     A subclass computes the forward pass and the loss, and may say by `figures` what an
     evaluation found besides. The checkpoint is kept whose ``selected_by`` is best, and ``tested``
-    is the one that an evaluation went back to. A loss that is NaN or infinite ends the training.
+    is the one that an evaluation went back to. A batch whose loss is NaN or infinite is left out;
+    more of them in an epoch than SpeechBrain's ``nonfinite_patience`` end the training.
     """
 
     selected_by = "loss"
@@ -50,6 +61,8 @@ class ResumableBrain(sb.Brain):
     ``epoch`` it is always the last one."""
     test_is_logged = True
     tested: Checkpoint | None = None
+    left_out = 0
+    """Batches of the epoch whose loss was not finite."""
 
     def figures(self) -> dict[str, float]:
         """Say what the evaluation that has just run found, besides its loss."""
@@ -64,11 +77,16 @@ class ResumableBrain(sb.Brain):
         return ()
 
     def train_loader_options(self, rows: Rows) -> dict[str, Any]:
-        """Options of the training dataloader: full batches of similar lengths."""
+        """Options of the training dataloader: full batches of similar lengths.
+
+        With a ``micro_batch_size`` they are drawn at random.
+        """
+        # Micro-batches are of like length by themselves, whatever the batch that they are cut from.
+        mixed = getattr(self.hparams, "micro_batch_size", None) is not None
         sampler = LengthPooledBatchSampler(
             _durations(rows),
             batch_size=self.hparams.batch_size,
-            pool_batches=self.hparams.pool_batches,
+            pool_batches=1 if mixed else self.hparams.pool_batches,
             seed=self.hparams.seed,
         )
         return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers}
@@ -125,28 +143,71 @@ class ResumableBrain(sb.Brain):
                 f"{save.parent} to train again, or look at what is left with --test_only."
             )
 
-    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
-        """Stop where a loss has made, or would make, the weights NaN; ExperimentError.
+    def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
+        """Train on a batch; its loss, on the CPU.
 
-        Steps are skipped by those who can: the scaler of fp16, and ``--skip_nonfinite_grads`` up to
-        ``--nonfinite_patience``.
+        As the base class does, but that a batch whose loss is not finite leaves no gradient.
         """
-        if not torch.isfinite(loss):
-            skipped = self.scaler.is_enabled() or self.skip_nonfinite_grads
-            self.nonfinite_count += 1
-            if not skipped or self.nonfinite_count > self.nonfinite_patience:
-                raise ExperimentError(
-                    f"the loss is NaN or infinite in step {self.step} of epoch {self.epoch}: "
-                    f"{DIVERGED}"
-                )
-            logger.warning("step %d: the loss is NaN or infinite, skipped.", self.step)
+        should_step = self.step % self.grad_accumulation_factor == 0
+        self.on_fit_batch_start(batch, should_step)
+        self.batch_ids = list(batch.id)
+        with self.no_sync(not should_step):
+            outputs, loss = self.add_gradients(batch)
+        if should_step:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach().cpu()
+
+    def add_gradients(self, batch: PaddedBatch) -> tuple[Any, torch.Tensor]:
+        """Add a batch's gradients to the parameters'; what the forward pass gave, and the loss."""
+        with self.training_ctx:
+            outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+            loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+        self.backward(loss)
+        return outputs, loss
+
+    def backward(self, loss: torch.Tensor) -> bool:
+        """Go back from a loss as far as there is a graph; False if the batch is to be left out."""
+        # What one process leaves out, all do: they wait for each other's gradients.
+        finite = of_all_processes(torch.isfinite(loss).to(loss.dtype), ReduceOp.MIN)
+        self.check_loss_isfinite(loss if finite else loss + torch.nan)
+        # The scaler of fp16 skips the step itself, and lowers its scale.
+        if not finite and not self.scaler.is_enabled():
+            return False
+        self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+        return True
+
+    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
+        """Warn of a loss that is NaN or infinite; ExperimentError once patience is at its end."""
+        if torch.isfinite(loss):
+            return
+        self.left_out += 1
+        found = (
+            f"the loss is NaN or infinite in step {self.step} of epoch {self.epoch}, for "
+            f"{_listed(self.batch_ids)}"
+        )
+        if self.left_out > self.nonfinite_patience:
+            raise ExperimentError(
+                f"{found} ({self.left_out} batches of this epoch, --nonfinite_patience "
+                f"{self.nonfinite_patience}): {DIVERGED}"
+            )
+        logger.warning("%s: left out.", found)
+
+    def update_average(self, loss: torch.Tensor, avg_loss: float) -> float:
+        """Take a batch into the running mean of the losses, unless it was left out."""
+        counted = self.step - (self.left_out if self.modules.training else 0)
+        if torch.isfinite(loss):
+            avg_loss += (float(loss) - avg_loss) / counted
+        return avg_loss
 
     def evaluate_batch(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
         """Loss of a batch of validation or test; ExperimentError if it is NaN or infinite."""
         loss = super().evaluate_batch(batch, stage)
         if not torch.isfinite(loss):
             # SpeechBrain would leave it out of the mean.
-            raise ExperimentError(f"{stage.name}: the loss is NaN or infinite: {DIVERGED}")
+            raise ExperimentError(
+                f"{stage.name}: the loss is NaN or infinite for {_listed(batch.id)}: {DIVERGED}"
+            )
         return loss
 
     def init_optimizers(self) -> None:
@@ -183,10 +244,16 @@ class ResumableBrain(sb.Brain):
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Before an epoch, or an evaluation."""
         self.epoch = epoch
+        if stage == sb.Stage.TRAIN and self.step == 0:
+            self.left_out = 0
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """After an epoch: figures, log, checkpoint. After a test: figures."""
         if stage == sb.Stage.TRAIN:
+            if self.left_out and self.left_out == self.step:
+                raise ExperimentError(
+                    f"the loss of every batch of epoch {epoch} is NaN or infinite: {DIVERGED}"
+                )
             self.train_loss = float(stage_loss)
             return
         stats = {"loss": float(stage_loss), **self.figures()}
@@ -209,6 +276,18 @@ class ResumableBrain(sb.Brain):
             self.checkpointer.save_and_keep_only(
                 meta={"epoch": epoch, **stats}, importance_keys=[], **{keys: [self.selected_by]}
             )
+
+    @mark_as_saver
+    def _save(self, path: Path) -> None:
+        super()._save(path)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"left_out: {self.left_out}\n")
+
+    @mark_as_loader
+    def _recover(self, path: Path, end_of_epoch: bool) -> None:
+        super()._recover(path, end_of_epoch)
+        kept = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        self.left_out = kept.get("left_out", 0)
 
     def _wrap_distributed(self) -> None:
         if not self.distributed_launch or self.device_type != "cpu":
@@ -239,6 +318,32 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def without_ddp(module: nn.Module) -> nn.Module:
+    """Give a module without DDP's wrapper alone."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Bring the main process's buffers (running statistics) to all processes."""
+    if torch.distributed.is_initialized():
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def of_all_processes(number: torch.Tensor, operation: ReduceOp.RedOpType) -> float:
+    """Reduce a number, a tensor of no dimensions, over the processes, if there are several."""
+    if torch.distributed.is_initialized():
+        number = number.detach().clone()
+        torch.distributed.all_reduce(number, operation)
+    return number.item()
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """Name utterances, the first of many."""
+    more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
+    return f"the utterances {', '.join(ids[:_MOST_IDS])}{more}"
 
 
 def _durations(rows: Rows) -> list[float]:

@@ -12,17 +12,32 @@ from typing import Any
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch, PaddedData
+from speechbrain.utils.logger import get_logger
 from torch import LongTensor, Tensor, nn
+from torch.distributed import ReduceOp
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.evaluation.assessment import ScoredSet
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
 from gemoclap_sb.lobes.cutting import random_crop
+from gemoclap_sb.lobes.normalization import SentenceNormalization
 from gemoclap_sb.objectives.gathering import gather_batch
-from gemoclap_sb.training.brain import DIVERGED, ResumableBrain, Rows, unwrapped
+from gemoclap_sb.training.brain import (
+    DIVERGED,
+    ResumableBrain,
+    Rows,
+    broadcast_buffers,
+    of_all_processes,
+    unwrapped,
+    without_ddp,
+)
 from gemoclap_sb.training.checkpoints import SELECTED_BY
+from gemoclap_sb.training.gradient_cache import GradientCache, micro_batch_count, micro_batches
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
+
+logger = get_logger(__name__)
 
 SAMPLE_RATE = 16000
 SELECTING = ("uar", "war", "loss", "epoch")
@@ -38,7 +53,8 @@ class GEmoCLAPBrain(ResumableBrain):
     rates of the encoders alone), ``select_by``, and what training hears: ``wav_augment`` (a
     SpeechBrain ``Augmenter``), ``random_speed`` (`gemoclap_sb.lobes.RandomSpeed`),
     ``crop_seconds`` (random parts of at most that length) and ``mixup`` (alpha of
-    `gemoclap_sb.training.mixup`; 0 mixes nothing).
+    `gemoclap_sb.training.mixup`; 0 mixes nothing). With a ``micro_batch_size`` a batch takes the
+    memory of so many utterances (`gemoclap_sb.training.gradient_cache`).
     A batch has ``sig``, and for each label its text ``NAME`` and its index ``NAME_encoded``.
     """
 
@@ -54,6 +70,25 @@ class GEmoCLAPBrain(ResumableBrain):
             raise ExperimentError(f"crop_seconds: expected more than 0, or null, found {crop!r}.")
         if not (isinstance(mixup, int | float) and 0 <= mixup < math.inf):
             raise ExperimentError(f"mixup: expected 0 or more, found {mixup!r}.")
+        if (size := self.micro_batch_size) is not None:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ExperimentError(
+                    f"micro_batch_size: expected null or a whole number, 1 up, found {size!r}."
+                )
+            kinds = _BatchNorm | SentenceNormalization
+            if norms := [of for of in self.model.modules() if isinstance(of, kinds)]:
+                logger.warning(
+                    "micro_batch_size %d: %d layers of the model (first a %s) normalise by the "
+                    "batch, which is now the micro-batch.",
+                    size,
+                    len(norms),
+                    type(norms[0]).__name__,
+                )
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """How many utterances are in memory with their graph; None for the whole batch."""
+        return getattr(self.hparams, "micro_batch_size", None)
 
     @property
     def selected_by(self) -> str:
@@ -86,6 +121,13 @@ class GEmoCLAPBrain(ResumableBrain):
 
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> tuple[Any, dict]:
         """Embed a batch: the model's outputs per head, LongTensor labels per attribute."""
+        given, labels = self.model_inputs(batch, stage)
+        return self.modules.clap(*given), labels
+
+    def model_inputs(
+        self, batch: PaddedBatch, stage: sb.Stage
+    ) -> tuple[tuple[Tensor, Tensor, dict], dict[str, LongTensor]]:
+        """Give what the model is called with, as training or an evaluation hears it, and labels."""
         batch = batch.to(self.device)
         wavs, wav_lens = batch.sig
         self.mixup: Mixup | None = None
@@ -108,7 +150,26 @@ class GEmoCLAPBrain(ResumableBrain):
                 wavs, wav_lens = self.mixup.of_waveforms(wavs, wav_lens)
         draw = stage == sb.Stage.TRAIN
         sentences = {head: prompts.sentences(head, texts, draw) for head in heads}
-        return self.modules.clap(wavs, wav_lens, sentences), labels
+        return (wavs, wav_lens, sentences), labels
+
+    def add_gradients(self, batch: PaddedBatch) -> tuple[Any, Tensor]:
+        """Add a batch's gradients to the parameters', micro-batch by micro-batch if so asked."""
+        if self.micro_batch_size is None:
+            return super().add_gradients(batch)
+        with self.training_ctx:
+            given, labels = self.model_inputs(batch, sb.Stage.TRAIN)
+            # Under SyncBatchNorm the processes meet in every micro-batch.
+            count = micro_batch_count(len(given[0]), self.micro_batch_size)
+            count = round(of_all_processes(torch.tensor(count, device=self.device), ReduceOp.MIN))
+            cache = GradientCache(*micro_batches(*given, count), self.device)
+            model = without_ddp(self.modules.clap)
+            # As DDP does it at a forward pass.
+            broadcast_buffers(model)
+            outputs = cache.embed(model), labels
+            loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+        if self.backward(loss):
+            cache.backward(self.modules.clap, self.training_ctx, self.no_sync)
+        return outputs, loss
 
     def _augmented(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor, LongTensor]:
         """Waveforms as training sees them, and of which utterance of the batch each is."""

@@ -178,6 +178,7 @@ KEYS: dict[str, Kind] = {
     # None only of a model that a pretrainer loads.
     "number_of_epochs": whole(0),
     **dict.fromkeys(("batch_size", "valid_batch_size", "pool_batches"), whole(1)),
+    "micro_batch_size": either(NULL, whole(1)),
     **dict.fromkeys(("lr", "weight_decay"), number(0, 100)),
     **dict.fromkeys(("lr_audio", "lr_text"), either(NULL, number(0, 100))),
     "warmup": SHARE_BELOW_ONE,

@@ -16,6 +16,7 @@ _SAVING = {
     "valid_batch_size": "for evaluation a lower --valid_batch_size (now {})",
     "crop_seconds": "a lower --crop_seconds (now {})",
     "gradient_checkpointing": "--gradient_checkpointing True",
+    "micro_batch_size": "a lower --micro_batch_size (now {})",
     "cache_gib": "a lower --cache_gib (now {})",
 }
 _AGAIN = "The same command goes on from the last checkpoint."
@@ -55,7 +56,8 @@ def _told(error: Exception, hparams: Mapping[str, Any], folder: str | os.PathLik
     if "Expected more than 1 value per channel" in text:
         return (
             "a batch is too small for batch normalisation, which compares its utterances: give "
-            f"each process a --batch_size of 2 or more (now {hparams.get('batch_size')})."
+            f"each process a --batch_size of 2 or more (now {hparams.get('batch_size')}), and no "
+            "--micro_batch_size of 1."
         )
     return None
 
@@ -68,6 +70,9 @@ def _of_memory(hparams: Mapping[str, Any]) -> str:
         if hparams.get(key) or hparams.get(key) is False
         if hparams[key] is not True
     ]
+    if hparams.get("micro_batch_size", 0) is None:
+        # A second forward pass is its price.
+        ways.append("--micro_batch_size 8")
     return (
         f"out of memory. What helps: {', '.join([*ways, '--precision bf16'])}. A run that has a "
         "checkpoint keeps its settings: with other ones give another --output_folder too."

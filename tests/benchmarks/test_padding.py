@@ -54,6 +54,28 @@ def test_benchmark_reports_padding_and_class_mix(benchmark, tmp_path, capsys):
     assert ours[7] > random[7] + 0.1
 
 
+def test_micro_batches_are_padded_by_themselves_and_mixed_as_the_batch(benchmark, tmp_path, capsys):
+    durations = np.random.default_rng(0).lognormal(mean=1.3, sigma=0.6, size=2048).clip(0.5, 35)
+    path = tmp_path / "manifest.csv"
+    lines = [f"{seconds},{seconds > 3.5}" for seconds in durations]
+    path.write_text("\n".join(["duration,emotion", *lines]) + "\n")
+    sizes = ["--batch-size", "256", "--micro-batches", "8", "256", "--epochs", "1"]
+    benchmark.main(["--durations", str(path), "--labels", "emotion", *sizes])
+    rows = table_of(capsys.readouterr().out)
+    eight, whole = rows["random, micro-batches of 8"], rows["random, micro-batches of 256"]
+    # Chunks of a sorted batch of 256, from NumPy alone.
+    lengths = np.sort(np.random.default_rng(1).permutation(durations).reshape(8, 256), axis=1)
+    chunks = lengths.reshape(-1, 8)
+    oracle = chunks.sum() / (8 * chunks.max(axis=1)).sum()
+    assert eight[0] == pytest.approx(100 * oracle, abs=1.5)
+    assert whole[0] == pytest.approx(rows["random"][0], abs=8.0)
+    assert eight[0] > 90 > 40 > whole[0]
+    # Of the batch, whatever its micro-batches.
+    assert eight[2:] == whole[2:]
+    pooled = rows["LengthPooledBatchSampler, pools of 64"]
+    assert eight[7] < 0.1 < pooled[7]
+
+
 def test_class_mix_by_hand(benchmark):
     labels = np.array([0, 0, 1, 1, 0, 1])
     # Half and half in the corpus: the first batch is even, the second has one class,

@@ -156,6 +156,25 @@ def test_pools_of_one_batch_are_random_batches(durations):
     )
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_random_batches_of_a_step_are_alike_in_length(durations, world):
+    sampler = LengthPooledBatchSampler(durations, 16, pool_batches=1, num_replicas=world)
+    lengths = np.array(durations)
+    batches = sampler.batches(1)
+    assert sorted(sum(batches, [])) == list(range(len(durations)))
+    steps = [batches[i : i + world] for i in range(0, len(batches), world)]
+    for step in steps:
+        dealt = sorted(step, key=lambda batch: (lengths[batch].tolist(), batch))
+        ranks = [lengths[batch] for batch in dealt]
+        # Dealt like cards in the order of length: between two of one hand lies one of each other.
+        for one, other in zip(ranks, ranks[1:], strict=False):
+            assert (one[1:] >= other[: len(one) - 1]).all()
+        assert max(map(len, step)) - min(map(len, step)) <= 1
+    spread = np.mean([np.ptp(lengths[batch]) for batch in batches])
+    pooled = LengthPooledBatchSampler(durations, 16, pool_batches=64, num_replicas=world).batches(1)
+    assert spread > 5 * np.mean([np.ptp(lengths[batch]) for batch in pooled])
+
+
 def test_speech_share_is_what_numpy_says(durations):
     batches = LengthPooledBatchSampler(durations).batches(4)
     assert speech_share(durations, batches) == pytest.approx(

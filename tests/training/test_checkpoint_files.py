@@ -217,12 +217,3 @@ def test_nothing_that_is_pickled_is_run(run, tmp_path, undisturbed):
     (damaged / SUMS).unlink()
     assert_same(trained(line(run, epochs=5, seed=9)), undisturbed)
     assert not (tmp_path / "pwned").exists()
-
-
-@pytest.mark.parametrize("options", [{}, {"skip_nonfinite_grads": True, "nonfinite_patience": 1}])
-def test_loss_that_is_not_finite_ends_the_training(options, tmp_path):
-    brain = line(tmp_path, epochs=2, options=options)
-    brain.compute_objectives = lambda predictions, batch, stage: predictions[0].sum() * np.nan
-    with pytest.raises(ExperimentError, match="NaN or infinite in step . of epoch 1: the training"):
-        trained(brain)
-    assert not list(tmp_path.glob("save/CKPT*"))

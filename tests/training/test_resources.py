@@ -41,7 +41,16 @@ def test_memory(act):
         "out of memory. What helps: a lower --batch_size (now 32), --gradient_checkpointing True, "
         "--precision bf16."
     )
-    assert "crop_seconds" not in message
+    assert "crop_seconds" not in message and "micro_batch_size" not in message
+
+
+@pytest.mark.parametrize(
+    "given, way", [(None, "--micro_batch_size 8"), (4, "a lower --micro_batch_size (now 4)")]
+)
+def test_micro_batches_help_with_memory(given, way):
+    with pytest.raises(OutOfResources) as error, told_resources({"micro_batch_size": given}, "out"):
+        torch.empty(2**50)
+    assert f"What helps: {way}, --precision bf16." in str(error.value)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's full disk")

@@ -1,0 +1,425 @@
+"""The gradient of a batch in micro-batches is that of the batch as a whole."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import speechbrain as sb
+import torch
+import torch.distributed as dist
+from hyperpyyaml import load_hyperpyyaml
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gemoclap_sb.data.datasets import build_dataset
+from gemoclap_sb.data.labels import label_encoders
+from gemoclap_sb.data.manifests import read_manifest
+from gemoclap_sb.lobes import MaskedMeanPooling, ResNetEncoder
+from gemoclap_sb.models import AudioClassifier
+from gemoclap_sb.objectives import (
+    CrossEntropyObjective,
+    EmoCLAPObjective,
+    MultiTaskObjective,
+    SoftLabelObjective,
+)
+from gemoclap_sb.objectives.gathering import gather_batch
+from gemoclap_sb.training.experiment import main
+from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
+from gemoclap_sb.training.gradient_cache import (
+    GradientCache,
+    micro_batch_count,
+    micro_batches,
+)
+from gemoclap_sb.training.run_folder import ExperimentError
+from tests.run_folders import ROOT, TINY, own_manifests, scratch_model
+from tests.small_models import FAMILIES
+
+WEIGHTS = {"emotion": 0.7, "gender": 0.3}
+OBJECTIVES = {
+    "emo": EmoCLAPObjective(),
+    "ml": MultiTaskObjective(WEIGHTS, target="normalized"),
+    "sl": SoftLabelObjective(WEIGHTS, similarity="both", cross_entropy_weight=0.5),
+    "sl intra": SoftLabelObjective(WEIGHTS, similarity="intra", reduction="sum"),
+}
+SENTENCES = ["so angry", "so sad", "so happy", "so neutral"]
+SEED = 11
+
+
+def batch(count: int = 11) -> tuple[tuple, dict[str, torch.Tensor]]:
+    """Noise of different lengths with sentences for two heads, and labels."""
+    generator = torch.Generator().manual_seed(3)
+    samples = torch.randint(3000, 12000, (count,), generator=generator)
+    samples[4] = 12000
+    wavs = torch.randn(count, 12000, generator=generator)
+    wavs[torch.arange(12000) >= samples[:, None]] = 0
+    emotion, gender = torch.arange(count) * 7 % 4, torch.arange(count) % 2
+    sentences = {
+        "emotion": [SENTENCES[i] for i in emotion],
+        "gender": [["a woman", "a man"][i] for i in gender],
+    }
+    return (wavs, samples / 12000, sentences), {"emotion": emotion, "gender": gender}
+
+
+def model() -> nn.Module:
+    """Two heads with classifiers; its BatchNorm stands still."""
+    made = scratch_model(heads=("emotion", "gender"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made.add_classifiers({"emotion": 4})
+    return made.eval()
+
+
+def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerance):
+    assert found.keys() == expected.keys() and expected
+    tolerance = {"rtol": 1e-5, "atol": 1e-5, **tolerance}
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, **tolerance, msg=lambda m, n=name: n + m)
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())
+
+
+def cached(made: nn.Module, given: tuple, loss_of, size: int, autocast=None) -> torch.Tensor:
+    parts, places = micro_batches(*given, micro_batch_count(len(given[0]), size))
+    cache = GradientCache(parts, places, "cpu")
+    outputs = cache.embed(made)
+    loss = loss_of(outputs)
+    loss.backward()
+    cache.backward(made, autocast)
+    return loss.detach()
+
+
+@pytest.mark.parametrize("size", [1, 4, 32])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradient_is_that_of_the_whole_batch(name, size):
+    given, labels = batch()
+    whole, parts = model(), model()
+    expected = OBJECTIVES[name](whole(*given), labels)
+    expected.backward()
+    found = cached(parts, given, lambda outputs: OBJECTIVES[name](outputs, labels), size)
+    torch.testing.assert_close(found, expected.detach())
+    assert_same(gradients(parts), gradients(whole))
+
+
+def test_outputs_stand_in_the_order_of_the_batch():
+    (wavs, wav_lens, sentences), _ = batch()
+    made = model()
+    parts, places = micro_batches(wavs, wav_lens, sentences, 3)
+    assert sorted(sum(places, [])) == list(range(11)) and places != [[0, 1, 2, 3], [4, 5, 6, 7]]
+    outputs = GradientCache(parts, places, "cpu").embed(made)
+    with torch.no_grad():
+        expected = made(wavs, wav_lens, sentences)
+    for head in expected:
+        torch.testing.assert_close(outputs[head].audio, expected[head].audio)
+        torch.testing.assert_close(outputs[head].text, expected[head].text)
+
+
+def test_cross_entropy_baseline():
+    given, labels = batch()
+    lobe = ResNetEncoder(n_mels=20, channels=[4, 8], strides=[1, 2], output_size=48)
+    whole = AudioClassifier(lobe, MaskedMeanPooling(48), num_classes=4).eval()
+    parts = copy.deepcopy(whole)
+    objective, given = CrossEntropyObjective(), (*given[:2], {})
+    objective(whole(*given), labels).backward()
+    cached(parts, given, lambda outputs: objective(outputs, labels), 3)
+    assert_same(gradients(parts), gradients(whole))
+
+
+def test_frozen_towers_and_temperatures():
+    given, labels = batch()
+    whole, parts = model(), model()
+    for made in (whole, parts):
+        made.text_encoder.requires_grad_(False)
+        made.text_projection.requires_grad_(False)
+        made.audio_scales.requires_grad_(False)
+    OBJECTIVES["ml"](whole(*given), labels).backward()
+    cached(parts, given, lambda outputs: OBJECTIVES["ml"](outputs, labels), 4)
+    assert_same(gradients(parts), gradients(whole))
+
+
+def in_parts_with_a_graph(made: nn.Module, given: tuple, labels: dict, size: int) -> dict:
+    """The same micro-batches, all kept in memory with their graphs: gradients by autograd alone."""
+    parts, places = micro_batches(*given, micro_batch_count(len(given[0]), size))
+    order = torch.argsort(torch.tensor(sum(places, [])))
+    found = [made(*part) for part in parts]
+    outputs = {
+        head: output._replace(
+            audio=torch.cat([of[head].audio for of in found])[order],
+            text=torch.cat([of[head].text for of in found])[order],
+        )
+        for head, output in found[-1].items()
+    }
+    OBJECTIVES["ml"](outputs, labels).backward()
+    return gradients(made)
+
+
+def ssl_model(small_encoders, folder: Path, **options) -> nn.Module:
+    """An experiment's model over a small WavLM, with dropout everywhere."""
+    with open(ROOT / "hparams/ml_wavlm.yaml", encoding="utf-8") as stream:
+        overrides = {
+            "audio_source": str(small_encoders["wavlm"]),
+            "text_source": str(small_encoders["text"]),
+            "output_folder": str(folder),
+            "pretrained_folder": str(folder / "cache"),
+            "embedding_size": 16,
+            "projection_dropout": 0.2,
+            **options,
+        }
+        torch.manual_seed(0)
+        return load_hyperpyyaml(stream, overrides)["clap"].train()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_and_spec_augment_are_drawn_again(small_encoders, tmp_path, checkpointing):
+    given, labels = batch()
+    options = {"apply_spec_augment": True, "gradient_checkpointing": checkpointing}
+    whole = ssl_model(small_encoders, tmp_path, **options)
+    parts = copy.deepcopy(whole)
+    sb.utils.seed.seed_everything(SEED, verbose=False)
+    expected = in_parts_with_a_graph(whole, given, labels, 4)
+    sb.utils.seed.seed_everything(SEED, verbose=False)
+    cached(parts, given, lambda outputs: OBJECTIVES["ml"](outputs, labels), 4)
+    assert_same(gradients(parts), expected)
+    # Another seed is other noise, which the comparison above would have shown.
+    sb.utils.seed.seed_everything(SEED + 1, verbose=False)
+    whole.zero_grad()
+    other = in_parts_with_a_graph(whole, given, labels, 4)
+    with pytest.raises(AssertionError):
+        assert_same(gradients(parts), other)
+
+
+def test_layers_that_normalise_by_the_batch_know_the_micro_batch_and_count_it_once():
+    given, labels = batch()
+    whole, parts = model().train(), model().train()
+    before = dict(copy.deepcopy(whole).named_buffers())
+    sb.utils.seed.seed_everything(SEED, verbose=False)
+    expected = in_parts_with_a_graph(whole, given, labels, 4)
+    sb.utils.seed.seed_everything(SEED, verbose=False)
+    cached(parts, given, lambda outputs: OBJECTIVES["ml"](outputs, labels), 4)
+    assert_same(gradients(parts), {n: g for n, g in expected.items() if "classifiers" not in n})
+    counted = [name for name in before if name.endswith("num_batches_tracked")]
+    assert counted
+    for name, buffer in whole.named_buffers():
+        torch.testing.assert_close(dict(parts.named_buffers())[name], buffer, msg=name)
+        if name in counted:
+            assert buffer == before[name] + 3
+
+
+def test_half_precision(small_encoders, tmp_path):
+    given, labels = batch()
+    whole = ssl_model(small_encoders, tmp_path).eval()
+    parts = copy.deepcopy(whole)
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    with autocast:
+        expected = in_parts_with_a_graph(whole, given, labels, 4)
+
+    def loss_of(outputs):
+        assert outputs["emotion"].audio.dtype == torch.float32
+        return OBJECTIVES["ml"](outputs, labels)
+
+    layer = parts.audio_encoder.model.encoder.layers[0].feed_forward
+    layer.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
+    seen: set[torch.dtype] = set()
+    made, places = micro_batches(*given, 3)
+    cache = GradientCache(made, places, "cpu")
+    with autocast:
+        loss = loss_of(cache.embed(parts))
+    loss.backward()
+    cache.backward(parts, autocast)
+    assert seen == {torch.bfloat16}
+    # What is rounded is rounded alike.
+    assert_same(gradients(parts), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_no_more_than_a_micro_batch_has_a_graph():
+    given, labels = batch(32)
+    made, alive, most = model(), [0], [0]
+
+    def kept(tensor):
+        alive[0] += tensor.numel()
+        most[0] = max(most[0], alive[0])
+        return tensor
+
+    def freed(tensor):
+        alive[0] -= tensor.numel()
+        return tensor
+
+    peaks = {}
+    for size in (2, 32):
+        alive[0] = most[0] = 0
+        with torch.autograd.graph.saved_tensors_hooks(kept, freed):
+            cached(made, given, lambda outputs: OBJECTIVES["ml"](outputs, labels), size)
+        peaks[size] = most[0]
+    assert peaks[2] < peaks[32] / 8
+
+
+def test_micro_batches_are_of_like_length_and_never_of_one():
+    (wavs, wav_lens, sentences), _ = batch()
+    parts, places = micro_batches(wavs, wav_lens, sentences, 3)
+    samples = (wav_lens * wavs.shape[1]).round()
+    assert [len(of) for of in places] == [4, 4, 3]
+    for (some, lens, words), of in zip(parts, places, strict=True):
+        assert some.shape[1] == samples[of].max()
+        assert torch.equal((lens * some.shape[1]).round(), samples[of])
+        assert words["emotion"] == [sentences["emotion"][i] for i in of]
+        for wav, i, n in zip(some, of, samples[of].int().tolist(), strict=True):
+            assert torch.equal(wav[:n], wavs[i, :n]) and not wav[n:].any()
+    ends = [(samples[of].max(), samples[of].min()) for of in places]
+    assert all(one[1] >= next_[0] for one, next_ in zip(ends, ends[1:], strict=False))
+    for size in range(2, 40):
+        for most in range(2, 12):
+            count = micro_batch_count(size, most)
+            assert size // count >= 2
+            assert -(-size // count) <= most + (size % most == 1)
+
+
+# Several processes
+
+
+def one_process(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet{world}"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
+    (wavs, wav_lens, sentences), labels = batch()
+    # Shares of unequal size, as in the last batch of an epoch.
+    edges = torch.linspace(0, 11, world + 1).round().int().tolist()
+    share = slice(edges[rank], edges[rank + 1])
+    given = wavs[share], wav_lens[share], {head: of[share] for head, of in sentences.items()}
+    labels = {name: of[share] for name, of in labels.items()}
+    kept = {}
+    for name, objective in OBJECTIVES.items():
+        made = model()
+        unlearnt = {"emo": ["gender"], "ml": [], "sl": ["gender"], "sl intra": ["gender"]}[name]
+        for head in unlearnt:
+            made.audio_projections[head].requires_grad_(False)
+            made.audio_scales[head].requires_grad_(False)
+            made.text_scales[head].requires_grad_(False)
+        made.classifiers.requires_grad_(name == "sl")
+        wrapped = DistributedDataParallel(made)
+        parts, places = micro_batches(*given, 2)
+        cache = GradientCache(parts, places, "cpu")
+        loss = objective(*gather_batch(cache.embed(made), labels))
+        loss.backward()
+
+        def no_sync(use, wrapped=wrapped):
+            return wrapped.no_sync() if use else torch.enable_grad()
+
+        cache.backward(wrapped, no_sync=no_sync)
+        kept[name] = {"loss": loss.detach(), **gradients(made)}
+    torch.save(kept, f"{folder}/{world}_{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_together_are_one_big_batch(tmp_path):
+    # What is imported is so once, and not in each process.
+    multiprocessing.set_forkserver_preload([__name__])
+    for world in (2, 3):
+        torch.multiprocessing.start_processes(
+            one_process, (world, str(tmp_path)), nprocs=world, start_method="forkserver"
+        )
+    given, labels = batch()
+    for name, objective in OBJECTIVES.items():
+        made = model()
+        loss = objective(made(*given), labels)
+        loss.backward()
+        expected = {"loss": loss.detach(), **gradients(made)}
+        for path in sorted(tmp_path.glob("*.pt")):
+            assert_same(torch.load(path, weights_only=True)[name], expected)
+    assert len(list(tmp_path.glob("*.pt"))) == 5
+
+
+# The brain
+
+
+@pytest.fixture
+def trained_step(small_manifests, small_encoders, tmp_path):
+    """Gradients of one step of an experiment, and the brain."""
+
+    def run(experiment: str, **overrides):
+        overrides = {"batch_size": 10, "output_folder": str(tmp_path), **overrides}
+        if "scratch" in experiment or experiment == "demo":
+            overrides = {**TINY, **overrides}
+        else:
+            family = experiment.split("_")[1]
+            overrides |= {
+                "audio_source": str(small_encoders[family]),
+                "text_source": str(small_encoders["text"]),
+                "pretrained_folder": str(tmp_path / "cache"),
+                "embedding_size": 16,
+            }
+        with open(ROOT / f"hparams/{experiment}.yaml", encoding="utf-8") as stream:
+            hparams = load_hyperpyyaml(stream, overrides)
+        rows = read_manifest(small_manifests["train_csv"], small_manifests["data_root"])
+        columns = needed_labels(hparams["clap"], hparams["objective"], hparams["prompts"])
+        hparams["label_encoders"] = label_encoders(columns, hparams["prompts"].words, [rows])
+        options = {"opt_class": hparams["opt_class"], "run_opts": {"device": "cpu"}}
+        brain = GEmoCLAPBrain(hparams["modules"], hparams=hparams, **options)
+        brain.check_options()
+        # The very utterances, however training would batch them.
+        items = {name: rows[name] for name in list(rows)[:10]}
+        dataset = build_dataset(items, hparams["label_encoders"])
+        loader = brain.make_dataloader(dataset, sb.Stage.TRAIN, batch_size=10)
+        brain.on_fit_start()
+        brain.on_stage_start(sb.Stage.TRAIN, 1)
+        brain.modules.eval()
+        brain.model.hears_once = True
+        brain.step = 1
+        brain.optimizers_step, brain.train_sampler = lambda: None, [0]
+        loss = brain.fit_batch(next(iter(loader)))
+        return gradients(brain.model), loss, brain
+
+    return run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(trained_step, family):
+    expected, loss, _ = trained_step(f"sl_{family}")
+    found, cached_loss, _ = trained_step(f"sl_{family}", micro_batch_size=3)
+    torch.testing.assert_close(cached_loss, loss)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"crop_seconds": 0.5, "speeds": [88, 100]}, {"mixup": 0.4, "speeds": [100]}]
+)
+def test_what_training_hears_is_drawn_for_the_whole_batch(trained_step, overrides):
+    expected, loss, _ = trained_step("demo", **overrides)
+    found, cached_loss, brain = trained_step("demo", micro_batch_size=4, **overrides)
+    torch.testing.assert_close(cached_loss, loss)
+    assert_same(found, expected)
+    assert (brain.mixup is None) == ("mixup" not in overrides)
+
+
+def test_batch_norm_is_warned_of_and_other_values_are_refused(trained_step, caplog):
+    trained_step("sl_wavlm", micro_batch_size=3)
+    assert "normalise by the batch" not in caplog.text
+    trained_step("demo", micro_batch_size=3)
+    assert "layers of the model (first a BatchNorm2d) normalise by the batch" in caplog.text
+    with pytest.raises(ExperimentError, match="micro_batch_size: expected null or"):
+        trained_step("demo", micro_batch_size=0)
+
+
+def test_batches_are_drawn_at_random(trained_step):
+    _, _, brain = trained_step("sl_wavlm", micro_batch_size=4)
+    rows = {str(i): {"duration": 1.0 + i} for i in range(640)}
+    sampler = brain.train_loader_options(rows)["batch_sampler"]
+    spans = [max(batch) - min(batch) for batch in sampler.batches(1)]
+    brain.hparams.micro_batch_size = None
+    pooled = brain.train_loader_options(rows)["batch_sampler"].batches(1)
+    assert min(spans) > 250 > 100 > max(max(batch) - min(batch) for batch in pooled)
+
+
+@pytest.mark.slow
+def test_experiment_from_the_command_line(small_manifests, tmp_path, capsys):
+    argv = own_manifests(small_manifests, tmp_path / "run", micro_batch_size=3)
+    assert main(None, argv) == 0
+    assert (tmp_path / "run/metrics.json").is_file()
+    argv[argv.index("--micro_batch_size") + 1] = "x"
+    assert main(None, argv) == 2
+    assert "micro_batch_size: expected null or a whole number" in capsys.readouterr().err
