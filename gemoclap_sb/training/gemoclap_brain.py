@@ -33,7 +33,7 @@ from gemoclap_sb.training.brain import (
     without_ddp,
 )
 from gemoclap_sb.training.checkpoints import SELECTED_BY
-from gemoclap_sb.training.gradient_cache import GradientCache, micro_batch_count, micro_batches
+from gemoclap_sb.training.gradient_cache import GradientCache, MicroBatches, micro_batch_count
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
 
@@ -161,7 +161,7 @@ class GEmoCLAPBrain(ResumableBrain):
             # Under SyncBatchNorm the processes meet in every micro-batch.
             count = micro_batch_count(len(given[0]), self.micro_batch_size)
             count = round(of_all_processes(torch.tensor(count, device=self.device), ReduceOp.MIN))
-            cache = GradientCache(*micro_batches(*given, count), self.device)
+            cache = GradientCache(MicroBatches(*given, count), self.device)
             model = without_ddp(self.modules.clap)
             # As DDP does it at a forward pass.
             broadcast_buffers(model)

@@ -60,10 +60,8 @@ class GradientCache:
 
     Parameters
     ----------
-    parts : Sequence[tuple]
-        Of each part, what the model is called with.
-    places : Sequence[Sequence[int]]
-        Of each part, the places of its rows in the batch.
+    parts : MicroBatches
+        What the model is called with, part by part, and where the parts' rows stand in the batch.
     device : torch.device or str
         Whose random numbers the model draws, besides the CPU's.
 
@@ -73,8 +71,10 @@ class GradientCache:
     >>> class Classifier(nn.Linear):
     ...     def forward(self, x):
     ...         return {"emotion": ClassifierOutput(super().forward(x))}
+    >>> class Halves(list):
+    ...     places = [[0, 1], [2, 3]]
     >>> model, x = Classifier(3, 2), torch.randn(4, 3)
-    >>> cache = GradientCache([(x[:2],), (x[2:],)], [[0, 1], [2, 3]], "cpu")
+    >>> cache = GradientCache(Halves([(x[:2],), (x[2:],)]), "cpu")
     >>> outputs = cache.embed(model)
     >>> outputs["emotion"].logits.square().sum().backward()
     >>> cache.backward(model)
@@ -85,14 +85,9 @@ class GradientCache:
     True
     """
 
-    def __init__(
-        self,
-        parts: Sequence[tuple],
-        places: Sequence[Sequence[int]],
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, parts: MicroBatches, device: torch.device | str) -> None:
         self.parts = parts
-        self.places = [torch.as_tensor(of) for of in places]
+        self.places = [torch.as_tensor(of) for of in parts.places]
         self.device = torch.device(device)
 
     def embed(self, model: nn.Module) -> Outputs:
@@ -178,10 +173,10 @@ def micro_batch_places(lengths: np.ndarray, count: int) -> list[list[int]]:
     return [of.tolist() for of in np.array_split(order, count)]
 
 
-def micro_batches(
-    wavs: Tensor, wav_lens: Tensor, sentences: Mapping[str, Sequence[str]], count: int
-) -> tuple[list[tuple], list[list[int]]]:
-    """Cut a batch into micro-batches of like length, the longest first, with little padding.
+class MicroBatches(Sequence):
+    """A batch in parts of like length, the longest first, with little padding.
+
+    Each is cut out when it is asked for, since all together are as large as the batch.
 
     Parameters
     ----------
@@ -190,33 +185,36 @@ def micro_batches(
     sentences : Mapping[str, Sequence[str]]
         N for each head.
     count : int
-        How many, of sizes that differ by one at most.
-
-    Returns
-    -------
-    parts : list of (Tensor, Tensor, dict)
-        Waveforms, as long as the longest of the part, their relative lengths, and sentences.
-    places : list of list of int
-        Of each part, the places of its utterances in the batch.
+        How many parts, of sizes that differ by one at most.
 
     Examples
     --------
     >>> wavs, wav_lens = torch.zeros(4, 8), torch.tensor([0.5, 1.0, 0.25, 0.75])
-    >>> parts, places = micro_batches(wavs, wav_lens, {"emotion": ["a", "b", "c", "d"]}, count=2)
-    >>> places
+    >>> parts = MicroBatches(wavs, wav_lens, {"emotion": ["a", "b", "c", "d"]}, count=2)
+    >>> parts.places
     [[1, 3], [0, 2]]
-    >>> [(wavs.shape, wav_lens.tolist(), words["emotion"]) for wavs, wav_lens, words in parts]
-    [(torch.Size([2, 8]), [1.0, 0.75], ['b', 'd']), (torch.Size([2, 4]), [1.0, 0.5], ['a', 'c'])]
+    >>> wavs, wav_lens, sentences = parts[1]
+    >>> wavs.shape, wav_lens.tolist(), sentences["emotion"]
+    (torch.Size([2, 4]), [1.0, 0.5], ['a', 'c'])
     """
-    samples = sample_lengths(wavs, wav_lens)
-    lengths = samples.cpu().numpy()
-    places = micro_batch_places(lengths, count)
-    parts = []
-    for of in places:
-        longest = int(lengths[of[0]])
-        words = {head: [said[i] for i in of] for head, said in sentences.items()}
-        parts.append((wavs[:, :longest][of], samples[of] / longest, words))
-    return parts, places
+
+    def __init__(
+        self, wavs: Tensor, wav_lens: Tensor, sentences: Mapping[str, Sequence[str]], count: int
+    ) -> None:
+        self.wavs, self.sentences = wavs, sentences
+        self.samples = sample_lengths(wavs, wav_lens)
+        self.places = micro_batch_places(self.samples.cpu().numpy(), count)
+
+    def __len__(self) -> int:
+        """Count the parts."""
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, dict[str, list[str]]]:
+        """Cut a part out: waveforms as long as its longest, relative lengths, sentences."""
+        of = self.places[index]
+        longest = int(self.samples[of[0]])
+        words = {head: [said[i] for i in of] for head, said in self.sentences.items()}
+        return self.wavs[of, :longest], self.samples[of] / longest, words
 
 
 def _joined(found: Sequence[Outputs], order: Tensor) -> Outputs:

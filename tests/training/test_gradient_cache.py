@@ -30,8 +30,8 @@ from gemoclap_sb.training.experiment import main
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.gradient_cache import (
     GradientCache,
+    MicroBatches,
     micro_batch_count,
-    micro_batches,
 )
 from gemoclap_sb.training.run_folder import ExperimentError
 from tests.run_folders import ROOT, TINY, own_manifests, scratch_model
@@ -85,8 +85,8 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 def cached(made: nn.Module, given: tuple, loss_of, size: int, autocast=None) -> torch.Tensor:
-    parts, places = micro_batches(*given, micro_batch_count(len(given[0]), size))
-    cache = GradientCache(parts, places, "cpu")
+    parts = MicroBatches(*given, micro_batch_count(len(given[0]), size))
+    cache = GradientCache(parts, "cpu")
     outputs = cache.embed(made)
     loss = loss_of(outputs)
     loss.backward()
@@ -109,9 +109,10 @@ def test_gradient_is_that_of_the_whole_batch(name, size):
 def test_outputs_stand_in_the_order_of_the_batch():
     (wavs, wav_lens, sentences), _ = batch()
     made = model()
-    parts, places = micro_batches(wavs, wav_lens, sentences, 3)
-    assert sorted(sum(places, [])) == list(range(11)) and places != [[0, 1, 2, 3], [4, 5, 6, 7]]
-    outputs = GradientCache(parts, places, "cpu").embed(made)
+    parts = MicroBatches(wavs, wav_lens, sentences, 3)
+    flat = sum(parts.places, [])
+    assert sorted(flat) == list(range(11)) != flat
+    outputs = GradientCache(parts, "cpu").embed(made)
     with torch.no_grad():
         expected = made(wavs, wav_lens, sentences)
     for head in expected:
@@ -144,8 +145,8 @@ def test_frozen_towers_and_temperatures():
 
 def in_parts_with_a_graph(made: nn.Module, given: tuple, labels: dict, size: int) -> dict:
     """The same micro-batches, all kept in memory with their graphs: gradients by autograd alone."""
-    parts, places = micro_batches(*given, micro_batch_count(len(given[0]), size))
-    order = torch.argsort(torch.tensor(sum(places, [])))
+    parts = MicroBatches(*given, micro_batch_count(len(given[0]), size))
+    order = torch.argsort(torch.tensor(sum(parts.places, [])))
     found = [made(*part) for part in parts]
     outputs = {
         head: output._replace(
@@ -225,8 +226,7 @@ def test_half_precision(small_encoders, tmp_path):
     layer = parts.audio_encoder.model.encoder.layers[0].feed_forward
     layer.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
     seen: set[torch.dtype] = set()
-    made, places = micro_batches(*given, 3)
-    cache = GradientCache(made, places, "cpu")
+    cache = GradientCache(MicroBatches(*given, 3), "cpu")
     with autocast:
         loss = loss_of(cache.embed(parts))
     loss.backward()
@@ -260,7 +260,8 @@ def test_no_more_than_a_micro_batch_has_a_graph():
 
 def test_micro_batches_are_of_like_length_and_never_of_one():
     (wavs, wav_lens, sentences), _ = batch()
-    parts, places = micro_batches(wavs, wav_lens, sentences, 3)
+    parts = MicroBatches(wavs, wav_lens, sentences, 3)
+    places = parts.places
     samples = (wav_lens * wavs.shape[1]).round()
     assert [len(of) for of in places] == [4, 4, 3]
     for (some, lens, words), of in zip(parts, places, strict=True):
@@ -301,8 +302,7 @@ def one_process(rank: int, world: int, folder: str) -> None:
             made.text_scales[head].requires_grad_(False)
         made.classifiers.requires_grad_(name == "sl")
         wrapped = DistributedDataParallel(made)
-        parts, places = micro_batches(*given, 2)
-        cache = GradientCache(parts, places, "cpu")
+        cache = GradientCache(MicroBatches(*given, 2), "cpu")
         loss = objective(*gather_batch(cache.embed(made), labels))
         loss.backward()
 
