@@ -5,6 +5,7 @@ No mathematics here, and nothing of what is trained: that is a subclass's.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
 from gemoclap_sb.training.checkpoints import best_key
+from gemoclap_sb.training.processes import place, share_buffers
 from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.shared_evaluation import gather_batches, share_of, without_ddp
 
 logger = get_logger(__name__)
 
@@ -41,7 +44,8 @@ class ResumableBrain(sb.Brain):
     `gemoclap_sb.data.samplers.LengthPooledBatchSampler`; see `train_loader_options`.
 
     A subclass computes the forward pass and the loss, and may say by `figures` what an
-    evaluation found besides. The checkpoint is kept whose ``selected_by`` is best, and ``tested``
+    evaluation found besides, and join by `gather_evaluation` what the processes found for it. The
+    checkpoint is kept whose ``selected_by`` is best, and ``tested``
     is the one that an evaluation went back to. A loss that is NaN or infinite ends the training.
     """
 
@@ -74,9 +78,12 @@ class ResumableBrain(sb.Brain):
         return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers}
 
     def evaluation_loader_options(self, rows: Rows) -> dict[str, Any]:
-        """Options of a validation or test dataloader: sorted by length, nothing drawn."""
+        """Options of a validation or test dataloader: sorted by length, shared by all processes."""
         batches = length_sorted_batches(_durations(rows), self.hparams.valid_batch_size)
-        return {"batch_sampler": batches, "num_workers": self.hparams.num_workers}
+        if self.debug:
+            # SpeechBrain would have each process evaluate so many.
+            batches = batches[: self.debug_batches]
+        return {"batch_sampler": share_of(batches), "num_workers": self.hparams.num_workers}
 
     def evaluate_best(self, dataset: Any, rows: Rows, logged: bool = True) -> None:
         """Go back to the checkpoint that was selected, and test it; ``logged`` as the test."""
@@ -142,12 +149,24 @@ class ResumableBrain(sb.Brain):
             logger.warning("step %d: the loss is NaN or infinite, skipped.", self.step)
 
     def evaluate_batch(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
-        """Loss of a batch of validation or test; ExperimentError if it is NaN or infinite."""
-        loss = super().evaluate_batch(batch, stage)
-        if not torch.isfinite(loss):
-            # SpeechBrain would leave it out of the mean.
-            raise ExperimentError(f"{stage.name}: the loss is NaN or infinite: {DIVERGED}")
+        """Loss of a batch of validation or test, on the process whose batch it is."""
+        with without_ddp(self.modules):
+            loss = super().evaluate_batch(batch, stage)
+        self.batch_losses.append(float(loss))
         return loss
+
+    def gather_evaluation(self) -> None:
+        """Join what the processes have found of their batches; see `gather_batches`."""
+        self.batch_losses = gather_batches(self.batch_losses)
+
+    def evaluation_loss(self, stage: sb.Stage) -> float:
+        """Mean loss of all batches; ExperimentError if one is NaN or infinite.
+
+        SpeechBrain's running mean would leave that out, and knows of this process's batches alone.
+        """
+        if not np.isfinite(self.batch_losses).all():
+            raise ExperimentError(f"{stage.name}: the loss is NaN or infinite: {DIVERGED}")
+        return math.fsum(self.batch_losses) / len(self.batch_losses)
 
     def init_optimizers(self) -> None:
         """Make the optimiser, with a parameter group for each module of `own_rates`."""
@@ -168,8 +187,7 @@ class ResumableBrain(sb.Brain):
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
         """Seed the step, so that it does not depend on the steps before it; set its rates."""
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        sequence = np.random.SeedSequence([self.hparams.seed, self.epoch, self.step, rank])
+        sequence = np.random.SeedSequence([self.hparams.seed, self.epoch, self.step, place()[0]])
         seed = int(sequence.generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
@@ -183,13 +201,17 @@ class ResumableBrain(sb.Brain):
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Before an epoch, or an evaluation."""
         self.epoch = epoch
+        if stage != sb.Stage.TRAIN:
+            self.batch_losses: list[float] = []
+            share_buffers(self.modules)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """After an epoch: figures, log, checkpoint. After a test: figures."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = float(stage_loss)
             return
-        stats = {"loss": float(stage_loss), **self.figures()}
+        self.gather_evaluation()
+        stats = {"loss": self.evaluation_loss(stage), **self.figures()}
         if stage == sb.Stage.TEST:
             if self.test_is_logged:
                 self.hparams.train_logger.log_stats(

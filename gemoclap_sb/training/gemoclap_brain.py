@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import speechbrain as sb
@@ -23,6 +24,7 @@ from gemoclap_sb.training.brain import DIVERGED, ResumableBrain, Rows, unwrapped
 from gemoclap_sb.training.checkpoints import SELECTED_BY
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.shared_evaluation import gather_batches
 
 SAMPLE_RATE = 16000
 SELECTING = ("uar", "war", "loss", "epoch")
@@ -136,7 +138,7 @@ class GEmoCLAPBrain(ResumableBrain):
                 return self.mixup.of_loss(self._loss, outputs, labels)
             return self._loss(outputs, labels)
         scores = self.model.class_scores(outputs[self.target], self.classes)
-        self.ids += batch.id
+        self.ids.append(list(batch.id))
         self.scores.append(scores.float().cpu())
         self.expected.append(labels[self.target].cpu())
         return self.hparams.objective(outputs, labels)
@@ -150,7 +152,7 @@ class GEmoCLAPBrain(ResumableBrain):
         super().on_stage_start(stage, epoch)
         if stage == sb.Stage.TRAIN:
             return
-        self.ids: list[str] = []
+        self.ids: list[list[str]] = []
         self.expected: list[LongTensor] = []
         self.scores: list[Tensor] = []
         prompts = self.hparams.prompts
@@ -165,6 +167,12 @@ class GEmoCLAPBrain(ResumableBrain):
         """After an evaluation, hear as in use again."""
         self.model.hears_once = False
         super().on_stage_end(stage, stage_loss, epoch)
+
+    def gather_evaluation(self) -> None:
+        """Join IDs, scores and classes of the processes' batches too."""
+        super().gather_evaluation()
+        found = gather_batches(list(zip(self.ids, self.scores, self.expected, strict=True)))
+        self.ids, self.scores, self.expected = map(list, zip(*found, strict=True))
 
     def figures(self) -> dict[str, float]:
         """WAR and UAR of the evaluation that has just run; `metrics` has the rest.
@@ -197,7 +205,7 @@ class GEmoCLAPBrain(ResumableBrain):
         """
         self.evaluate_best(dataset, rows, logged)
         scores = torch.cat(self.scores)
-        places = {name: i for i, name in enumerate(self.ids)}
+        places = {name: i for i, name in enumerate(chain.from_iterable(self.ids))}
         ids = [name for name in rows if name in places]
         order = [places[name] for name in ids]
         return ScoredSet(ids, scores[order].numpy(), torch.cat(self.expected)[order].numpy())

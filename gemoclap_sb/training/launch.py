@@ -14,6 +14,10 @@ from speechbrain.utils.run_opts import RunOptions
 from gemoclap_sb.training.run_folder import ExperimentError
 
 
+class JoinError(ExperimentError):
+    """A process cannot join the others, to whom that need not happen."""
+
+
 def join_group(run_opts: RunOptions) -> RunOptions:
     """Meet the other processes of ``torchrun``, on a CPU by gloo, which nccl does not serve."""
     on_cpu = run_opts.device == "cpu" or not torch.cuda.is_available()
@@ -23,7 +27,7 @@ def join_group(run_opts: RunOptions) -> RunOptions:
     try:
         sb.utils.distributed.ddp_init_group(run_opts)
     except (ValueError, RuntimeError) as error:
-        raise ExperimentError(
+        raise JoinError(
             f"torchrun: process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} cannot "
             f"join by {run_opts.distributed_backend} ({' '.join(str(error).split())}): give "
             f"--nproc_per_node as many GPUs as there are ({torch.cuda.device_count()}), or "
