@@ -1,0 +1,106 @@
+"""Trainings of several processes: shared evaluation, one that reads, and ends of all together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gemoclap_sb.training.checkpoints import recorded_history
+from tests.process_groups import Die, NotANumber, Observe, lines, run_group
+from tests.run_folders import own_manifests
+
+pytestmark = pytest.mark.slow
+GONE = "another one of this training is gone"
+# Twenty utterances in seven batches.
+SHARED = {"valid_batch_size": 3, "number_of_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(small_manifests, tmp_path_factory) -> Path:
+    """A run that two processes have trained, beside what was observed."""
+    folder = tmp_path_factory.mktemp("two")
+    argv = own_manifests(small_manifests, folder / "run", **SHARED)
+    ended = run_group(2, argv, folder / "out", Observe(folder / "seen"))
+    assert ended.codes == [0, 0], ended.outputs
+    assert sum(output.count("confusion matrix:") for output in ended.outputs) == 1
+    return folder
+
+
+def test_one_process_reads_headers(trained, small_manifests):
+    wavs = [
+        wav
+        for split in ("train", "valid", "test")
+        for wav in pd.read_csv(small_manifests[f"{split}_csv"]).wav
+    ]
+    [read] = lines(trained / "seen", "read")
+    assert sorted(Path(path).name for path in read) == sorted(Path(wav).name for wav in wavs)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_evaluation_does_not_depend_on_the_number_of_processes(
+    count, trained, small_manifests, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(trained / "run", folder)
+    (folder / "metrics.json").unlink()
+    (folder / "predictions.csv").unlink()
+    argv = own_manifests(small_manifests, folder, "--test_only", **SHARED)
+    ended = run_group(count, argv, tmp_path / "out", Observe(tmp_path / "seen"))
+    assert ended.codes == [0] * count, ended.outputs
+    for name in ("metrics.json", "predictions.csv"):
+        assert (folder / name).read_bytes() == (trained / "run" / name).read_bytes()
+    evaluated = lines(tmp_path / "seen", "TEST")
+    assert len(evaluated) == min(count, 7)
+    expected = sum((pd.read_csv(small_manifests[f"{s}_csv"]).ID.tolist() for s in ("valid", "test")), [])
+    assert sorted(sum(evaluated, [])) == sorted(expected)
+    # Validation, which the training had in its history, and the test.
+    losses = lines(tmp_path / "seen", "loss")
+    assert losses == [losses[0]] * count and len(losses[0]) == 2
+    [record] = recorded_history(folder / "save")
+    assert losses[0][0] == repr(record["valid_loss"])
+    assert losses[0][1] == lines(trained / "seen", "loss")[0][-1]
+
+
+@pytest.mark.parametrize("of", ["loss", "score"])
+def test_nan_of_one_process_ends_all(of, small_manifests, tmp_path):
+    argv = own_manifests(small_manifests, tmp_path / "run", **SHARED)
+    ended = run_group(2, argv, tmp_path, NotANumber(1, of))
+    assert ended.codes == [2, 2], ended.outputs
+    assert "".join(ended.outputs).count("the training diverged") == 1
+    assert "Traceback" not in "".join(ended.outputs)
+
+
+def test_errors_are_told_once(small_manifests, tmp_path):
+    rows = pd.read_csv(small_manifests["test_csv"], dtype=str, keep_default_na=False)
+    rows.assign(emotion="odd").to_csv(tmp_path / "odd.csv", index=False)
+    rows.assign(wav="gone.wav").to_csv(tmp_path / "gone.csv", index=False)
+    for given, message in (
+        ({"test_csv": tmp_path / "odd.csv"}, "emotion is 'odd'"),
+        ({"test_csv": tmp_path / "gone.csv"}, "gone.wav"),
+        ({"mixup": -1}, "mixup: expected"),
+        ({"select_by": "best"}, "select_by: expected"),
+        ({"heads": "[emotion]"}, "heads"),
+        ({"output_folder": __file__}, "--output_folder"),
+    ):
+        argv = own_manifests(small_manifests, tmp_path / "run", **given)
+        ended = run_group(2, argv, tmp_path / "out")
+        assert ended.codes == [2, 2], ended.outputs
+        printed = "".join(ended.outputs)
+        assert printed.count("error: ") == 1 and message in printed
+        assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("who", "where"),
+    [(0, "preparation"), (0, "training"), (1, "training"), (1, "evaluation"), (0, "report")],
+)
+def test_death_of_one_process_ends_the_others(who, where, small_manifests, tmp_path):
+    argv = own_manifests(small_manifests, tmp_path / "run", **SHARED)
+    ended = run_group(2, argv, tmp_path, Die(who, where, tmp_path))
+    assert ended.codes[who] == -9 and ended.codes[1 - who] == 1, ended.outputs
+    assert GONE in ended.outputs[1 - who] and "Traceback" not in ended.outputs[1 - who]
+    assert ended.seconds < 30
+    print(who, where, ended.seconds)
