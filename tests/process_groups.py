@@ -19,7 +19,7 @@ from gemoclap_sb.training import experiment, gemoclap_brain
 from gemoclap_sb.training.brain import ResumableBrain
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([__name__, "tests.run_folders"])
 
 # A process, before it begins: ``prepare(rank)``.
 Hook = Callable[[int], None]

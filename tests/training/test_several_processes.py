@@ -54,7 +54,9 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(
         assert (folder / name).read_bytes() == (trained / "run" / name).read_bytes()
     evaluated = lines(tmp_path / "seen", "TEST")
     assert len(evaluated) == min(count, 7)
-    expected = sum((pd.read_csv(small_manifests[f"{s}_csv"]).ID.tolist() for s in ("valid", "test")), [])
+    expected = sum(
+        (pd.read_csv(small_manifests[f"{s}_csv"]).ID.tolist() for s in ("valid", "test")), []
+    )
     assert sorted(sum(evaluated, [])) == sorted(expected)
     # Validation, which the training had in its history, and the test.
     losses = lines(tmp_path / "seen", "loss")
