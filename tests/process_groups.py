@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +17,9 @@ from typing import NamedTuple
 import torch
 
 import gemoclap_sb.data.manifests
-from gemoclap_sb.training import experiment, gemoclap_brain
+from gemoclap_sb.training import experiment
 from gemoclap_sb.training.brain import ResumableBrain
+from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__, "tests.run_folders"])
@@ -61,9 +64,40 @@ def run_group(
             process.join()
     outputs = [(folder / f"{rank}.txt").read_text() for rank in range(count)]
     assert not hung, outputs
+    codes = [process.exitcode for process in processes]
+    return Ended(codes, outputs, time.time() - _begin(folder, started))
+
+
+def run_nodes(
+    nodes: Sequence[Sequence[str]], script: Path, argv: Sequence[str], folder: Path
+) -> Ended:
+    """Run a script by several commands of torchrun, with a process each, as on several machines."""
+    started = time.time()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1"]
+    paths = [folder / f"node{rank}.txt" for rank in range(len(nodes))]
+    commands = []
+    for options, path in zip(nodes, paths, strict=True):
+        with path.open("w") as output:
+            command = [*torchrun, f"--nnodes={len(nodes)}", *options, str(script), *argv]
+            environment = os.environ | {
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            }
+            commands.append(
+                subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+            )
+    try:
+        codes = [command.wait(timeout=240) for command in commands]
+    finally:
+        for command in commands:
+            command.kill()
+    outputs = [path.read_text() for path in paths]
+    return Ended(codes, outputs, time.time() - _begin(folder, started))
+
+
+def _begin(folder: Path, started: float) -> float:
     died = folder / "died"
-    begin = died.stat().st_mtime if died.exists() else started
-    return Ended([process.exitcode for process in processes], outputs, time.time() - begin)
+    return max(started, died.stat().st_mtime) if died.exists() else started
 
 
 def _work(
@@ -104,7 +138,6 @@ class Die:
             "preparation": (gemoclap_sb.data.manifests, "check_audio"),
             "training": (ResumableBrain, "on_fit_batch_end"),
             "evaluation": (ResumableBrain, "evaluate_batch"),
-            "report": (experiment, "write_files"),
         }
         if rank == self.who:
             before(*places[self.where], self.kill)
@@ -125,7 +158,7 @@ class Observe:
         self.rank = rank
         before(gemoclap_sb.data.manifests, "check_audio", lambda path, **_: self.note("read", path))
         before(
-            gemoclap_sb.training.gemoclap_brain.GEmoCLAPBrain,
+            GEmoCLAPBrain,
             "compute_objectives",
             lambda brain, predictions, batch, stage: [
                 self.note(stage.name, utterance) for utterance in batch.id
@@ -142,27 +175,15 @@ class Observe:
 
 
 class NotANumber:
-    """A hook that makes the losses, or the scores, of one process NaN in evaluation."""
+    """A hook that makes a score of one process NaN in evaluation."""
 
-    def __init__(self, who: int, of: str) -> None:
-        self.who, self.of = who, of
+    def __init__(self, who: int) -> None:
+        self.who = who
 
     def __call__(self, rank: int) -> None:
-        if rank != self.who:
-            return
-        if self.of == "score":
-            real = gemoclap_brain.GEmoCLAPBrain.gather_evaluation
-
-            def spoilt(brain):
-                brain.scores[0][0, 0] = float("nan")
-                real(brain)
-
-            gemoclap_brain.GEmoCLAPBrain.gather_evaluation = spoilt
-        else:
+        if rank == self.who:
             before(
-                ResumableBrain,
-                "gather_evaluation",
-                lambda brain: brain.batch_losses.append(float("nan")),
+                GEmoCLAPBrain, "gather_evaluation", lambda brain: brain.scores[0].fill_(math.nan)
             )
 
 
