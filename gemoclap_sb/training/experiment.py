@@ -146,6 +146,8 @@ def open_run(argv: Sequence[str] | None) -> Run:
     """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
     hparams_file, run_opts, typed = parse_arguments(without_launch_flag(argv))
+    # Before anything else can fail, so that all processes hear of it.
+    run_opts = join_group(run_opts)
     overrides = completed(hparams_file, typed)
     settings = read_settings(hparams_file, overrides)
     check_complete(settings, hparams_file)
@@ -156,7 +158,6 @@ def open_run(argv: Sequence[str] | None) -> Run:
             "--debug_persistently would leave checkpoints of a few batches where a run has its "
             "own. Leave it out."
         )
-    run_opts = join_group(run_opts)
     processes = place()[1]
     options = {"processes": processes, **learning_options(run_opts, settings)}
     folder = Path(settings["output_folder"])

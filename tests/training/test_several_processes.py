@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from gemoclap_sb.training.checkpoints import recorded_history
+from gemoclap_sb.training.experiment import main
 from tests.process_groups import (
     Die,
     NotANumber,
@@ -46,6 +47,12 @@ def test_one_process_reads_headers(trained, small_manifests):
     ]
     [read] = lines(trained / "seen", "read")
     assert sorted(Path(path).name for path in read) == sorted(Path(wav).name for wav in wavs)
+
+
+def test_another_number_of_processes_does_not_go_on(trained, small_manifests, capsys):
+    # One process alone would go on with half of the batch.
+    assert main(None, own_manifests(small_manifests, trained / "run", **SHARED)) == 2
+    assert "processes (was 2, now 1)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -87,7 +94,8 @@ def test_errors_are_told_once(small_manifests, tmp_path):
     rows = pd.read_csv(small_manifests["test_csv"], dtype=str, keep_default_na=False)
     rows.assign(wav="gone.wav").to_csv(tmp_path / "gone.csv", index=False)
     for given, message in (
-        # Before the processes meet, of the main one's audio, and of them all.
+        # Of the command line before the processes meet, of the YAML, of audio, of the model.
+        ({"precision": "fp1"}, "--precision: invalid choice"),
         ({"mixup": -1}, "mixup: expected"),
         ({"test_csv": tmp_path / "gone.csv"}, "gone.wav"),
         ({"lr_audio": -1}, "lr_audio: expected"),
@@ -113,7 +121,7 @@ def test_two_machines_train_together_and_end_together(small_manifests, tmp_path)
     """Two commands on this one, that meet in both ways that torchrun has."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(str(tmp_path)))
-    argv = own_manifests(small_manifests, tmp_path / "run", **SHARED)
+    argv = own_manifests(small_manifests, tmp_path / "run", "--distributed_launch", **SHARED)
     there = ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
     nodes = [[f"--node_rank={rank}", *there] for rank in range(2)]
     ends = run_nodes(nodes, script, argv, tmp_path)
