@@ -133,6 +133,7 @@ def own_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_rows_of_any_named_tuple_are_gathered_and_scalars_stay(tmp_path: Path):
     group = [CONTEXT.Process(target=own_process, args=(rank, str(tmp_path))) for rank in range(2)]
     for process in group:
