@@ -1,7 +1,8 @@
-"""One batch out of the shares of all processes, for losses that compare pairs.
+"""One batch out of the shares of all processes.
 
 A contrastive loss sees more pairs when each process also compares with the
-embeddings of the others. The gathering stands apart from the loss, so that
+embeddings of the others; a mean over utterances counts each of them once, where
+the shares are unequal. The gathering stands apart from the loss, so that
 the loss is the same with one process (the way of open_clip's ``loss.py``).
 
 Gradients flow back to the process that made an embedding. Each process
@@ -12,6 +13,7 @@ processes; both together give the gradient of the loss of the whole batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,18 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from gemoclap_sb.objectives.divergences import ContrastiveOutput
+Outputs = TypeVar("Outputs", bound=NamedTuple)
 
 
 def gather_batch(
-    outputs: Mapping[str, ContrastiveOutput], labels: Mapping[str, Tensor]
-) -> tuple[dict[str, ContrastiveOutput], dict[str, Tensor]]:
+    outputs: Mapping[str, Outputs], labels: Mapping[str, Tensor]
+) -> tuple[dict[str, Outputs], dict[str, Tensor]]:
     """Join the batches of all processes, in order of rank.
 
-    Embeddings ``[N, D]`` and class scores per head become ``[sum of N, D]``, labels ``[N]`` per
-    attribute ``[sum of N]``; N may differ between processes. With one process, or without a process
-    group, the arguments come back; so do outputs that are no pairs (class scores), whose
-    loss is a mean over utterances and needs no others.
+    Of each head's named tuple (`ContrastiveOutput`, `ClassifierOutput`, or one of your own) the
+    tensors with a row for each utterance, ``[N, ...]``, become ``[sum of N, ...]``, and so do
+    labels ``[N]`` per attribute; N may differ between processes, the other sizes may not. Scalars
+    and None stay. With one process, or without a process group, the arguments come back.
 
     Examples
     --------
@@ -40,23 +42,20 @@ def gather_batch(
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return dict(outputs), dict(labels)
-    if not all(isinstance(output, ContrastiveOutput) for output in outputs.values()):
-        return dict(outputs), dict(labels)
-    some = next(iter(labels.values()))
-    sizes = _gather_sizes(some)
+    sizes = _gather_sizes(next(iter(labels.values())))
     return (
-        {
-            head: output._replace(
-                **{
-                    name: _gather_rows(rows, sizes)
-                    for name in ("audio", "text", "logits")
-                    if (rows := getattr(output, name)) is not None
-                }
-            )
-            for head, output in outputs.items()
-        },
+        {head: _gather_fields(output, sizes) for head, output in outputs.items()},
         {attribute: _gather_rows(index, sizes) for attribute, index in labels.items()},
     )
+
+
+def _gather_fields(output: Outputs, sizes: list[int]) -> Outputs:
+    rows = {
+        name: _gather_rows(field, sizes)
+        for name, field in output._asdict().items()
+        if isinstance(field, Tensor) and field.dim()
+    }
+    return output._replace(**rows)
 
 
 def _gather_sizes(rows: Tensor) -> list[int]:

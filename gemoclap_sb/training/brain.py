@@ -5,6 +5,7 @@ No mathematics here, and nothing of what is trained: that is a subclass's.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +25,13 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.logger import get_logger
 from torch import nn
-from torch.distributed import ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
 from gemoclap_sb.training.checkpoints import best_key
+from gemoclap_sb.training.processes import least_of_all, place, share_buffers
 from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.shared_evaluation import gather_batches, share_of, without_ddp
 
 logger = get_logger(__name__)
 
@@ -51,9 +53,10 @@ class ResumableBrain(sb.Brain):
     `gemoclap_sb.data.samplers.LengthPooledBatchSampler`; see `train_loader_options`.
 
     A subclass computes the forward pass and the loss, and may say by `figures` what an
-    evaluation found besides. The checkpoint is kept whose ``selected_by`` is best, and ``tested``
-    is the one that an evaluation went back to. A batch whose loss is NaN or infinite is left out;
-    more of them in an epoch than SpeechBrain's ``nonfinite_patience`` end the training.
+    evaluation found besides, and join by `gather_evaluation` what the processes found for it. The
+    checkpoint is kept whose ``selected_by`` is best, and ``tested`` is the one that an evaluation
+    went back to. A batch of training whose loss is NaN or infinite is left out; more of them in an
+    epoch than SpeechBrain's ``nonfinite_patience`` end the training.
     """
 
     selected_by = "loss"
@@ -92,9 +95,12 @@ class ResumableBrain(sb.Brain):
         return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers}
 
     def evaluation_loader_options(self, rows: Rows) -> dict[str, Any]:
-        """Options of a validation or test dataloader: sorted by length, nothing drawn."""
+        """Options of a validation or test dataloader: sorted by length, shared by all processes."""
         batches = length_sorted_batches(_durations(rows), self.hparams.valid_batch_size)
-        return {"batch_sampler": batches, "num_workers": self.hparams.num_workers}
+        if self.debug:
+            # SpeechBrain would have each process evaluate so many.
+            batches = batches[: self.debug_batches]
+        return {"batch_sampler": share_of(batches), "num_workers": self.hparams.num_workers}
 
     def evaluate_best(self, dataset: Any, rows: Rows, logged: bool = True) -> None:
         """Go back to the checkpoint that was selected, and test it; ``logged`` as the test."""
@@ -169,7 +175,7 @@ class ResumableBrain(sb.Brain):
     def backward(self, loss: torch.Tensor) -> bool:
         """Go back from a loss as far as there is a graph; False if the batch is to be left out."""
         # What one process leaves out, all do: they wait for each other's gradients.
-        finite = of_all_processes(torch.isfinite(loss).to(loss.dtype), ReduceOp.MIN)
+        finite = least_of_all(torch.isfinite(loss).to(loss.dtype))
         self.check_loss_isfinite(loss if finite else loss + torch.nan)
         # The scaler of fp16 skips the step itself, and lowers its scale.
         if not finite and not self.scaler.is_enabled():
@@ -182,9 +188,10 @@ class ResumableBrain(sb.Brain):
         if torch.isfinite(loss):
             return
         self.left_out += 1
+        ids = gather_batches(self.batch_ids)
         found = (
             f"the loss is NaN or infinite in step {self.step} of epoch {self.epoch}, for "
-            f"{_listed(self.batch_ids)}"
+            f"{_listed(ids)}"
         )
         if self.left_out > self.nonfinite_patience:
             raise ExperimentError(
@@ -201,14 +208,30 @@ class ResumableBrain(sb.Brain):
         return avg_loss
 
     def evaluate_batch(self, batch: PaddedBatch, stage: sb.Stage) -> torch.Tensor:
-        """Loss of a batch of validation or test; ExperimentError if it is NaN or infinite."""
-        loss = super().evaluate_batch(batch, stage)
+        """Loss of a batch of validation or test, on the process whose batch it is."""
+        with without_ddp(self.modules):
+            loss = super().evaluate_batch(batch, stage)
+        self.batch_losses.append(float(loss))
         if not torch.isfinite(loss):
-            # SpeechBrain would leave it out of the mean.
-            raise ExperimentError(
-                f"{stage.name}: the loss is NaN or infinite for {_listed(batch.id)}: {DIVERGED}"
-            )
+            self.nonfinite_ids += batch.id
         return loss
+
+    def gather_evaluation(self) -> None:
+        """Join what the processes have found of their batches; see `gather_batches`."""
+        self.batch_losses = gather_batches(self.batch_losses)
+        self.nonfinite_ids = gather_batches(self.nonfinite_ids)
+
+    def evaluation_loss(self, stage: sb.Stage) -> float:
+        """Mean loss of all batches; ExperimentError if one is NaN or infinite.
+
+        SpeechBrain's running mean would leave that out, and knows of this process's batches alone.
+        """
+        if not np.isfinite(self.batch_losses).all():
+            raise ExperimentError(
+                f"{stage.name}: the loss is NaN or infinite for {_listed(self.nonfinite_ids)}: "
+                f"{DIVERGED}"
+            )
+        return math.fsum(self.batch_losses) / len(self.batch_losses)
 
     def init_optimizers(self) -> None:
         """Make the optimiser, with a parameter group for each module of `own_rates`."""
@@ -229,8 +252,7 @@ class ResumableBrain(sb.Brain):
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
         """Seed the step, so that it does not depend on the steps before it; set its rates."""
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        sequence = np.random.SeedSequence([self.hparams.seed, self.epoch, self.step, rank])
+        sequence = np.random.SeedSequence([self.hparams.seed, self.epoch, self.step, place()[0]])
         seed = int(sequence.generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
@@ -246,6 +268,10 @@ class ResumableBrain(sb.Brain):
         self.epoch = epoch
         if stage == sb.Stage.TRAIN and self.step == 0:
             self.left_out = 0
+        if stage != sb.Stage.TRAIN:
+            self.batch_losses: list[float] = []
+            self.nonfinite_ids: list[str] = []
+            share_buffers(self.modules)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """After an epoch: figures, log, checkpoint. After a test: figures."""
@@ -256,7 +282,8 @@ class ResumableBrain(sb.Brain):
                 )
             self.train_loss = float(stage_loss)
             return
-        stats = {"loss": float(stage_loss), **self.figures()}
+        self.gather_evaluation()
+        stats = {"loss": self.evaluation_loss(stage), **self.figures()}
         if stage == sb.Stage.TEST:
             if self.test_is_logged:
                 self.hparams.train_logger.log_stats(
@@ -318,26 +345,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
-
-
-def without_ddp(module: nn.Module) -> nn.Module:
-    """Give a module without DDP's wrapper alone."""
-    return module.module if isinstance(module, DistributedDataParallel) else module
-
-
-def broadcast_buffers(module: nn.Module) -> None:
-    """Bring the main process's buffers (running statistics) to all processes."""
-    if torch.distributed.is_initialized():
-        for buffer in module.buffers():
-            torch.distributed.broadcast(buffer, 0)
-
-
-def of_all_processes(number: torch.Tensor, operation: ReduceOp.RedOpType) -> float:
-    """Reduce a number, a tensor of no dimensions, over the processes, if there are several."""
-    if torch.distributed.is_initialized():
-        number = number.detach().clone()
-        torch.distributed.all_reduce(number, operation)
-    return number.item()
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -23,10 +23,9 @@ import torch
 from filelock import BaseFileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
-from gemoclap_sb.data.audio import AudioError
 from gemoclap_sb.data.contents import (
     check_overlaps,
     left_out_rows,
@@ -36,21 +35,21 @@ from gemoclap_sb.data.contents import (
 )
 from gemoclap_sb.data.datasets import AudioCache, build_dataset
 from gemoclap_sb.data.labels import label_encoders
-from gemoclap_sb.data.manifests import ManifestError, printable
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
-from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
+from gemoclap_sb.training.endings import exit_status
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.launch import join_group, without_launch_flag
 from gemoclap_sb.training.locks import lock_folder
 from gemoclap_sb.training.overrides import check_complete, completed
-from gemoclap_sb.training.resources import OutOfResources, told_resources
+from gemoclap_sb.training.processes import is_group, on_main, place
+from gemoclap_sb.training.resources import told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, write_files
 from gemoclap_sb.training.run_folder import (
     ExperimentError,
@@ -60,6 +59,7 @@ from gemoclap_sb.training.run_folder import (
     learning_options,
     read_settings,
     record_run,
+    recorded_processes,
 )
 from gemoclap_sb.training.split_manifests import Prepare, check_data, find_manifests, read_splits
 
@@ -73,7 +73,7 @@ Assessment = tuple[Predictions, dict[str, Any]]
 class Run:
     """An experiment that may begin: its YAML, loaded, its options, and its folder.
 
-    ``settings`` and ``lock`` are the main process's alone.
+    ``lock`` is the main process's alone.
     """
 
     hparams_file: str
@@ -82,7 +82,7 @@ class Run:
     folder: Path
     started: float
     options: dict[str, Any]
-    settings: dict[str, Any] | None
+    settings: dict[str, Any]
     lock: BaseFileLock | None
 
     def close(self) -> None:
@@ -120,18 +120,11 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
     Returns
     -------
     int
-        Exit status: 0; 1 if memory or disk did not do, and the same command can go on from
-        there; 2 if the experiment could not start as asked.
+        Exit status: 0; 1 if memory or disk did not do, or another process of the training is
+        gone, and the same command can go on from there; 2 if the experiment could not start as
+        asked.
     """
-    try:
-        run_experiment(prepare, argv)
-    except OutOfResources as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 1
-    except (ExperimentError, ManifestError, AudioError, SourceError) as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run_experiment(prepare, argv))
 
 
 def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> dict:
@@ -153,6 +146,8 @@ def open_run(argv: Sequence[str] | None) -> Run:
     """Read the command line and the YAML, and make the run's folder if it may be used."""
     started = time.monotonic()
     hparams_file, run_opts, typed = parse_arguments(without_launch_flag(argv))
+    # Before anything else can fail, so that all processes hear of it.
+    run_opts = join_group(run_opts)
     overrides = completed(hparams_file, typed)
     settings = read_settings(hparams_file, overrides)
     check_complete(settings, hparams_file)
@@ -163,20 +158,27 @@ def open_run(argv: Sequence[str] | None) -> Run:
             "--debug_persistently would leave checkpoints of a few batches where a run has its "
             "own. Leave it out."
         )
-    run_opts = join_group(run_opts)
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    processes = place()[1]
     options = {"processes": processes, **learning_options(run_opts, settings)}
     folder = Path(settings["output_folder"])
+    lock: BaseFileLock | None = None
 
     def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
         return read_settings(hparams_file, completed(hparams_file, {**typed, **given}))
 
-    lock = lock_folder(folder) if if_main_process() else None
-    try:
+    def claim() -> tuple[dict[str, Any], dict[str, Any]]:
+        nonlocal lock
+        lock = lock_folder(folder)
         try:
-            recorded = check_settings(folder, settings, options, resolve) if lock else None
+            if run_opts.test_only:
+                # What evaluates may be another number than what has trained.
+                options["processes"] = recorded_processes(folder) or processes
+            return options, check_settings(folder, settings, options, resolve)
         except OSError as error:
             raise ExperimentError(f"--output_folder: {error}") from error
+
+    try:
+        options, recorded = on_main(claim)
         with open(hparams_file, encoding="utf-8") as stream:
             try:
                 hparams = load_hyperpyyaml(stream, overrides)
@@ -199,8 +201,27 @@ def open_run(argv: Sequence[str] | None) -> Run:
 def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     """Find or prepare the manifests, check them, and make the datasets and label encoders."""
     hparams = run.hparams
-    words = hparams["prompts"].words
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
+    # By one process: the others would read the header of every recording again.
+    found, paths = on_main(_find_splits, run, prepare, columns)
+    rows = found["rows"]
+    hparams["label_encoders"] = label_encoders(columns, hparams["prompts"].words, rows.values())
+    limit = hparams.get("cache_gib")
+    cache = AudioCache(limit) if limit else None
+    datasets = {
+        split: build_dataset(
+            rows[split], hparams["label_encoders"], manifest=paths[split], cache=cache
+        )
+        for split in SPLITS
+    }
+    return Splits(datasets=datasets, **found)
+
+
+def _find_splits(
+    run: Run, prepare: Prepare | None, columns: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Give what `Splits` has beside datasets, checked, and the manifests' paths."""
+    hparams = run.hparams
     with kept_on_error(run.folder / "manifests"):
         manifests = find_manifests(hparams, prepare, columns)
         rows = read_splits(manifests, hparams, columns)
@@ -208,8 +229,7 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
             split: {"rows": len(of), "sha256": rows_digest(of, manifests["data_root"])}
             for split, of in rows.items()
         }
-        if run.settings is not None:
-            bind_data(run.folder, run.settings, contents)
+        bind_data(run.folder, run.settings, contents)
     paths = {split: str(manifests[f"{split}_csv"]) for split in SPLITS}
     validation, notes = manifests["validation"], list(manifests["notes"])
     if validation not in TESTED_TOO and same_rows(rows["valid"], rows["test"]):
@@ -223,16 +243,13 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
         f"Left out of {split}, their audio being unusable: {len(ids)}, first {ids[0]}."
         for split, ids in left_out.items()
     ]
-    hparams["label_encoders"] = label_encoders(columns, words, rows.values())
-    limit = hparams.get("cache_gib")
-    cache = AudioCache(limit) if limit else None
-    datasets = {
-        split: build_dataset(
-            rows[split], hparams["label_encoders"], manifest=paths[split], cache=cache
-        )
-        for split in SPLITS
-    }
-    return Splits(rows, datasets, validation, notes, left_out, contents)
+    return {
+        "rows": rows,
+        "validation": validation,
+        "notes": notes,
+        "left_out": left_out,
+        "contents": contents,
+    }, paths
 
 
 def build_brain(run: Run) -> GEmoCLAPBrain:
@@ -291,7 +308,7 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
     if len(train) < 2:
         raise ExperimentError(f"training set: expected 2 utterances or more, found {len(train)}.")
     try:
-        train_options = brain.train_loader_options(train)
+        train_options = {} if brain.test_only else brain.train_loader_options(train)
     except ValueError as error:
         raise ExperimentError(f"training set: {error}") from error
     if brain.test_only and brain.checkpointer is not None:
@@ -321,7 +338,7 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
     valid = brain.score_best(splits.datasets["valid"], splits.rows["valid"], logged=False)
     test = brain.score_best(splits.datasets["test"], splits.rows["test"])
     scale = brain.model.class_scale()
-    return history, assess(valid, test, scale, brain.labels, splits.rows["test"])
+    return history, on_main(assess, valid, test, scale, brain.labels, splits.rows["test"])
 
 
 def write_result(
@@ -355,14 +372,16 @@ def write_result(
     if splits.left_out:
         result["left_out"] = splits.left_out
     prefix = DEBUG if brain.debug else UNFINISHED if amid else ""
-    if if_main_process():
+
+    def write() -> None:
         if not prefix:
             check_result(run.folder, result)
             record_run(run.folder, time.monotonic() - run.started, str(brain.device))
         write_files(run.folder, brain.metrics, result, history, predictions, prefix)
-    if torch.distributed.is_initialized():
+
+    on_main(write)
+    if is_group():
         # Left to the interpreter's end, the group's threads can abort a process.
-        ddp_barrier()
         torch.distributed.destroy_process_group()
     return result
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import speechbrain as sb
@@ -14,7 +15,6 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch, PaddedData
 from speechbrain.utils.logger import get_logger
 from torch import LongTensor, Tensor, nn
-from torch.distributed import ReduceOp
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gemoclap_sb.data.prompts import Prompts
@@ -23,19 +23,13 @@ from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification
 from gemoclap_sb.lobes.cutting import random_crop
 from gemoclap_sb.lobes.normalization import SentenceNormalization
 from gemoclap_sb.objectives.gathering import gather_batch
-from gemoclap_sb.training.brain import (
-    DIVERGED,
-    ResumableBrain,
-    Rows,
-    broadcast_buffers,
-    of_all_processes,
-    unwrapped,
-    without_ddp,
-)
+from gemoclap_sb.training.brain import DIVERGED, ResumableBrain, Rows, unwrapped
 from gemoclap_sb.training.checkpoints import SELECTED_BY
 from gemoclap_sb.training.gradient_cache import GradientCache, MicroBatches, micro_batch_count
 from gemoclap_sb.training.mixup import Mixup
+from gemoclap_sb.training.processes import least_of_all, share_buffers
 from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.shared_evaluation import gather_batches, without_ddp
 
 logger = get_logger(__name__)
 
@@ -160,12 +154,12 @@ class GEmoCLAPBrain(ResumableBrain):
             given, labels = self.model_inputs(batch, sb.Stage.TRAIN)
             # Under SyncBatchNorm the processes meet in every micro-batch.
             count = micro_batch_count(len(given[0]), self.micro_batch_size)
-            count = round(of_all_processes(torch.tensor(count, device=self.device), ReduceOp.MIN))
+            count = round(least_of_all(torch.tensor(count, device=self.device)))
             cache = GradientCache(MicroBatches(*given, count), self.device)
-            model = without_ddp(self.modules.clap)
-            # As DDP does it at a forward pass.
-            broadcast_buffers(model)
-            outputs = cache.embed(model), labels
+            # As DDP does it at the forward pass.
+            share_buffers(self.modules)
+            with without_ddp(self.modules):
+                outputs = cache.embed(self.modules.clap), labels
             loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
         if self.backward(loss):
             cache.backward(self.modules.clap, self.training_ctx, self.no_sync)
@@ -197,7 +191,7 @@ class GEmoCLAPBrain(ResumableBrain):
                 return self.mixup.of_loss(self._loss, outputs, labels)
             return self._loss(outputs, labels)
         scores = self.model.class_scores(outputs[self.target], self.classes)
-        self.ids += batch.id
+        self.ids.append(list(batch.id))
         self.scores.append(scores.float().cpu())
         self.expected.append(labels[self.target].cpu())
         return self.hparams.objective(outputs, labels)
@@ -211,7 +205,7 @@ class GEmoCLAPBrain(ResumableBrain):
         super().on_stage_start(stage, epoch)
         if stage == sb.Stage.TRAIN:
             return
-        self.ids: list[str] = []
+        self.ids: list[list[str]] = []
         self.expected: list[LongTensor] = []
         self.scores: list[Tensor] = []
         prompts = self.hparams.prompts
@@ -226,6 +220,12 @@ class GEmoCLAPBrain(ResumableBrain):
         """After an evaluation, hear as in use again."""
         self.model.hears_once = False
         super().on_stage_end(stage, stage_loss, epoch)
+
+    def gather_evaluation(self) -> None:
+        """Join IDs, scores and classes of the processes' batches too."""
+        super().gather_evaluation()
+        found = gather_batches(list(zip(self.ids, self.scores, self.expected, strict=True)))
+        self.ids, self.scores, self.expected = map(list, zip(*found, strict=True))
 
     def figures(self) -> dict[str, float]:
         """WAR and UAR of the evaluation that has just run; `metrics` has the rest.
@@ -258,7 +258,7 @@ class GEmoCLAPBrain(ResumableBrain):
         """
         self.evaluate_best(dataset, rows, logged)
         scores = torch.cat(self.scores)
-        places = {name: i for i, name in enumerate(self.ids)}
+        places = {name: i for i, name in enumerate(chain.from_iterable(self.ids))}
         ids = [name for name in rows if name in places]
         order = [places[name] for name in ids]
         return ScoredSet(ids, scores[order].numpy(), torch.cat(self.expected)[order].numpy())

@@ -284,6 +284,12 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def recorded_processes(folder: str | os.PathLike) -> int | None:
+    """How many processes have trained a run, if it is begun and says so."""
+    path = Path(folder) / SETTINGS
+    return read_record(path).get("processes") if _is_begun(folder) and path.exists() else None
+
+
 def is_finished(folder: str | os.PathLike) -> bool:
     """Whether a run's folder holds its result."""
     return (Path(folder) / METRICS).is_file()

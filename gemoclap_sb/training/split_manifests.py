@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechbrain.utils.distributed import run_on_main
-
 from gemoclap_sb.data.csv_rows import MissingColumnError
 from gemoclap_sb.data.manifests import LabelError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
@@ -70,14 +68,14 @@ def find_manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[
         raise ExperimentError(no_data())
     if "make_corpus" in hparams:
         try:
-            run_on_main(hparams["make_corpus"], kwargs={"folder": data_folder})
+            hparams["make_corpus"](folder=data_folder)
         except FileExistsError as error:
             raise ExperimentError(f"--data_folder: {error}") from error
     return _prepared(hparams, prepare, data_folder)
 
 
 def _prepared(hparams: Mapping, prepare: Prepare, data_folder: str) -> dict:
-    """Have the three manifests written, by one process of all."""
+    """Have the three manifests written."""
     options = hparams.get("prepare_options", {})
     arguments = {
         "data_folder": data_folder,
@@ -85,14 +83,8 @@ def _prepared(hparams: Mapping, prepare: Prepare, data_folder: str) -> dict:
         "fold": hparams["fold"],
         **options,
     }
-    prepared: dict[str, Any] = {}
-
-    def ask() -> None:
-        prepared.update(prepare(**arguments))
-
-    # Every process asks; the first writes, the others find the work done.
     try:
-        run_on_main(ask, post_func=ask)
+        prepared = dict(prepare(**arguments))
     except (OSError, ValueError, TypeError) as error:
         raise ExperimentError(f"data preparation: {error}") from error
     return {"notes": [], "validation": options.get("validation"), **prepared}

@@ -1,77 +1,33 @@
-"""Two real processes together give the loss and the gradients of one big batch."""
+"""Real processes together give the loss and the gradients of one big batch."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gemoclap_sb.objectives.contrastive import SoftLabelObjective
-from gemoclap_sb.objectives.cross_entropy import ClassifierOutput
+from gemoclap_sb.models.audio_classifier import AudioClassifier
+from gemoclap_sb.objectives.contrastive import (
+    EmoCLAPObjective,
+    MultiTaskObjective,
+    SoftLabelObjective,
+)
+from gemoclap_sb.objectives.cross_entropy import CrossEntropyObjective
 from gemoclap_sb.objectives.divergences import ContrastiveOutput
 from gemoclap_sb.objectives.gathering import gather_batch
+from tests.process_groups import CONTEXT
+from tests.run_folders import scratch_model
 
-# Shares of unequal size, as in the last batch of an epoch.
-SHARES = [slice(0, 5), slice(5, 8)]
-
-
-class TwoTowers(nn.Module):
-    """The smallest model with something to learn on both sides and a temperature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.audio, self.text = nn.Linear(4, 3), nn.Linear(4, 3)
-        self.scale = nn.Parameter(torch.tensor(5.0))
-
-    def forward(self, audio: torch.Tensor, text: torch.Tensor) -> dict[str, ContrastiveOutput]:
-        embeddings = (
-            F.normalize(f(x), dim=-1) for f, x in ((self.audio, audio), (self.text, text))
-        )
-        return {"emotion": ContrastiveOutput(*embeddings, self.scale, 2 * self.scale)}
+# Shares of unequal size, as in the last batch of an epoch, by the number of processes.
+UNEQUAL = {2: [slice(0, 6), slice(6, 8)], 3: [slice(0, 1), slice(1, 5), slice(5, 8)]}
 
 
-def data() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    audio, text = (torch.randn(8, 4, generator=generator) for _ in range(2))
-    labels = {"emotion": torch.tensor([0, 1, 2, 0, 1, 2, 2, 1]), "gender": torch.arange(8) % 2}
-    return audio, text, labels
-
-
-def loss_of(model: nn.Module, share: slice) -> torch.Tensor:
-    audio, text, labels = data()
-    outputs = model(audio[share], text[share])
-    mine = {name: index[share] for name, index in labels.items()}
-    return SoftLabelObjective({"emotion": 0.8, "gender": 0.2})(*gather_batch(outputs, mine))
-
-
-def one_process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = DistributedDataParallel(TwoTowers())
-    loss = loss_of(model, SHARES[rank])
-    loss.backward()
-    gradients = {name: p.grad for name, p in model.module.named_parameters()}
-    torch.save({"loss": loss.detach(), **gradients}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_are_one_big_batch(tmp_path: Path):
-    torch.multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)
-    model = TwoTowers()
-    loss = loss_of(model, slice(0, 8))
-    loss.backward()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found.pop("loss"), loss.detach())
-        for name, parameter in model.named_parameters():
-            torch.testing.assert_close(found[name], parameter.grad, msg=name)
+LABELS = {"emotion": torch.tensor([0, 1, 2, 0, 1, 2, 2, 1]), "gender": torch.arange(8) % 2}
 
 
 def test_one_process_changes_nothing():
@@ -82,18 +38,106 @@ def test_one_process_changes_nothing():
     assert gathered_labels["emotion"] is labels["emotion"]
 
 
-def classifier_process(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    outputs = {"emotion": ClassifierOutput(torch.zeros(3, 4))}
-    gathered, labels = gather_batch(outputs, {"emotion": torch.tensor([0, 1, 2])})
-    torch.save(
-        torch.tensor([len(gathered["emotion"].logits), len(labels["emotion"])]),
-        f"{folder}/{rank}.pt",
-    )
+def objectives() -> dict[str, nn.Module]:
+    two = {"emotion": 0.8, "gender": 0.2}
+    return {
+        "Emo": EmoCLAPObjective(),
+        "ML": MultiTaskObjective(two),
+        "SL": SoftLabelObjective(two, reduction="sum"),
+        "SL both": SoftLabelObjective(two, similarity="both"),
+        "ML joint": MultiTaskObjective(two, cross_entropy_weight=0.5),
+        "baseline": CrossEntropyObjective(),
+    }
+
+
+def real_model(objective: nn.Module) -> nn.Module:
+    """A small model of the real classes, its batch normalisation as in evaluation."""
+    model = scratch_model(heads=objective.heads)
+    if isinstance(objective, CrossEntropyObjective):
+        torch.manual_seed(0)
+        return AudioClassifier(model.audio_encoder, model.pooling, num_classes=3).eval()
+    if objective.cross_entropy_weight:
+        torch.manual_seed(0)
+        model.add_classifiers({"emotion": 3, "gender": 2})
+    return model
+
+
+def step(objective: nn.Module, model: nn.Module, share: slice) -> torch.Tensor:
+    """Loss of a share of eight utterances, after its backward pass."""
+    wavs = torch.randn(8, 4000, generator=torch.Generator().manual_seed(2))
+    lengths = torch.linspace(0.5, 1.0, 8)
+    sentences = {
+        head: [f"{head} {index}" for index in LABELS[head][share].tolist()]
+        for head in objective.heads
+    }
+    mine = {name: index[share] for name, index in LABELS.items()}
+    outputs = model(wavs[share], lengths[share], sentences)
+    loss = objective(*gather_batch(outputs, mine))
+    loss.backward()
+    return loss.detach()
+
+
+def share_process(rank: int, folder: str, count: int) -> None:
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet{count}"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
+    found = {}
+    for name, objective in objectives().items():
+        model = real_model(objective)
+        loss = step(objective, DistributedDataParallel(model), UNEQUAL[count][rank])
+        found[name] = loss, {key: p.grad for key, p in model.named_parameters()}
+    torch.save(found, f"{folder}/{count}.{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_outputs_that_are_no_pairs_stay_where_they_are(tmp_path: Path):
-    torch.multiprocessing.spawn(classifier_process, (str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True).tolist() == [3, 3]
+@pytest.mark.slow
+def test_every_gradient_of_a_real_model_is_that_of_one_big_batch(tmp_path: Path):
+    groups = [
+        CONTEXT.Process(target=share_process, args=(rank, str(tmp_path), count))
+        for count in UNEQUAL
+        for rank in range(count)
+    ]
+    for process in groups:
+        process.start()
+    for process in groups:
+        process.join(120)
+        assert process.exitcode == 0
+    for name, objective in objectives().items():
+        model = real_model(objective)
+        loss = step(objective, model, slice(0, 8))
+        expected = dict(model.named_parameters())
+        assert all(p.grad is not None and p.grad.any() for p in expected.values())
+        for path in sorted(tmp_path.glob("*.pt")):
+            found_loss, found = torch.load(path, weights_only=True)[name]
+            torch.testing.assert_close(found_loss, loss, rtol=1e-5, atol=1e-5)
+            assert found.keys() == expected.keys()
+            for key, gradient in found.items():
+                torch.testing.assert_close(
+                    gradient, expected[key].grad, rtol=1e-5, atol=1e-5, msg=f"{path} {name} {key}"
+                )
+
+
+class Own(NamedTuple):
+    frames: torch.Tensor
+    scale: torch.Tensor
+    none: None = None
+
+
+def own_process(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/own", rank=rank, world_size=2)
+    scale = torch.tensor(float(rank))
+    outputs = {"own": Own(torch.full((1 + rank, 2, 3), float(rank)), scale)}
+    gathered, _ = gather_batch(outputs, {"emotion": torch.zeros(1 + rank, dtype=torch.long)})
+    assert gathered["own"].frames[:, 0, 0].tolist() == [0.0, 1.0, 1.0]
+    assert gathered["own"].scale is scale and gathered["own"].none is None
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_rows_of_any_named_tuple_are_gathered_and_scalars_stay(tmp_path: Path):
+    group = [CONTEXT.Process(target=own_process, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(60)
+        assert process.exitcode == 0

@@ -328,19 +328,6 @@ def test_folder_that_cannot_be_written_is_named(small_manifests, tmp_path, capsy
     assert "error: --output_folder: " in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_two_processes_train_together(small_manifests, tmp_path, capsys):
-    command = own_manifests(small_manifests, tmp_path / "two", "--distributed_launch")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517"]
-    printed = finish(start(command, *launcher))
-    assert metrics_of(tmp_path / "two")["n_test"] == len(pd.read_csv(small_manifests["test_csv"]))
-    assert printed.count("confusion matrix:") == 1
-    assert metrics_of(tmp_path / "two")["processes"] == 2
-    # One process alone would go on with half of the batch.
-    assert main(None, own_manifests(small_manifests, tmp_path / "two")) == 2
-    assert "processes (was 2, now 1)" in capsys.readouterr().err
-
-
 def test_distributed_launch_alone_says_how(small_manifests, tmp_path, capsys):
     assert main(None, own_manifests(small_manifests, tmp_path, "--distributed_launch")) == 2
     assert "torchrun --nproc_per_node=N" in capsys.readouterr().err

@@ -184,8 +184,7 @@ def test_training_is_watched_at_one_speed_and_tested_at_all(step):
         brain.compute_forward(batch, stage)
         assert len(heard) == times
     brain.on_stage_start(sb.Stage.VALID, 1)
-    predictions = brain.compute_forward(batch, sb.Stage.VALID)
-    brain.compute_objectives(predictions, batch, sb.Stage.VALID)
+    brain.evaluate_batch(batch, sb.Stage.VALID)
     brain.test_is_logged = False
     brain.on_stage_end(sb.Stage.TEST, 1.0)
     assert brain.model.hears_once is False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import speechbrain as sb
 import torch
 
+from gemoclap_sb.training import launch
 from gemoclap_sb.training.launch import join_group
 from gemoclap_sb.training.run_folder import ExperimentError
 
@@ -41,3 +44,14 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch):
     with pytest.raises(ExperimentError, match="process 3 of 4 .* --nproc_per_node") as told:
         join_group(sb.parse_arguments(["x.yaml"])[1])
     assert "\n" not in str(told.value)
+
+
+def test_process_that_never_comes_is_not_waited_for(monkeypatch):
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    given = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+    given |= {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    for name, value in given.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(launch, "PATIENCE", timedelta(seconds=0.2))
+    with pytest.raises(ExperimentError, match="process 0 of 2: expected the others .* 0.2 s"):
+        join_group(sb.parse_arguments(["x.yaml", "--device", "cpu"])[1])

@@ -15,13 +15,11 @@ from pathlib import Path
 from ravdess_prepare import prepare_ravdess
 from torch import Tensor, nn
 
-from gemoclap_sb.data.audio import AudioError
-from gemoclap_sb.data.manifests import ManifestError, printable
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.models.gemoclap import GEmoCLAP
-from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training import cross_validation, experiment
-from gemoclap_sb.training.resources import OutOfResources, told_resources
+from gemoclap_sb.training.endings import exit_status
+from gemoclap_sb.training.resources import told_resources
 from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.runs import without
 
@@ -77,15 +75,7 @@ def main(argv: Sequence[str]) -> int:
     argv = [*without(argv, {"experiment"}), "--experiment", "class_vectors"]
     if not any(argument.partition("=")[0] == "--fold" for argument in argv):
         return cross_validation.main(Path(__file__), argv)
-    try:
-        train(argv)
-    except OutOfResources as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 1
-    except (ExperimentError, ManifestError, AudioError, SourceError) as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: train(argv))
 
 
 if __name__ == "__main__":
