@@ -25,7 +25,7 @@ from tests.run_folders import own_manifests
 pytestmark = pytest.mark.slow
 GONE = "another one of this training is gone"
 # Eight utterances of validation in two batches, twenty of the test in five.
-SHARED = {"valid_batch_size": 4, "number_of_epochs": 1}
+SHARED = {"valid_batch_size": 4, "number_of_epochs": 1, "micro_batch_size": 4}
 
 
 @pytest.fixture(scope="module")
