@@ -24,7 +24,7 @@ from gemoclap_sb.evaluation.report import (
     cross_validation_summary,
 )
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
-from gemoclap_sb.files import read_json, write_json, write_text
+from gemoclap_sb.files import clear_leftovers, read_json, write_json, write_text
 from gemoclap_sb.training.command_line import checked_run_options, is_help, parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
 from gemoclap_sb.training.locks import lock_folder
@@ -131,6 +131,7 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     if not all(map(is_finished, folders)):
         check_data(settings)
     lock = lock_folder(root)
+    clear_leftovers(root)
     missing = []
     for fold, folder in enumerate(folders, start=1):
         if is_finished(folder):

@@ -41,7 +41,7 @@ from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
-from gemoclap_sb.files import kept_on_error
+from gemoclap_sb.files import clear_leftovers, kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training.checkpoint_files import weights_digest
@@ -65,6 +65,7 @@ from gemoclap_sb.training.split_manifests import Prepare, check_data, find_manif
 
 # Ways to validate by which it is meant that validation and test are the same.
 TESTED_TOO = ("test", "development", "untested")
+MANIFESTS = "manifests"
 History = Sequence[Mapping[str, float]]
 Assessment = tuple[Predictions, dict[str, Any]]
 
@@ -142,7 +143,7 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     not as described.
     """
     run = open_run(argv)
-    with closing(run), told_resources(run.hparams, run.folder):
+    with told_resources(run.hparams, run.folder), closing(run):
         splits = load_splits(run, prepare)
         brain = build_brain(run)
         history, assessment = fit_and_test(brain, splits)
@@ -174,6 +175,9 @@ def open_run(argv: Sequence[str] | None) -> Run:
     lock = lock_folder(folder) if if_main_process() else None
     try:
         try:
+            if lock:
+                for written in (folder, folder / MANIFESTS):
+                    clear_leftovers(written)
             recorded = check_settings(folder, settings, options, resolve) if lock else None
         except OSError as error:
             raise ExperimentError(f"--output_folder: {error}") from error
@@ -201,7 +205,7 @@ def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
     hparams = run.hparams
     words = hparams["prompts"].words
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
-    with kept_on_error(run.folder / "manifests"):
+    with kept_on_error(run.folder / MANIFESTS):
         manifests = find_manifests(hparams, prepare, columns)
         rows = read_splits(manifests, hparams, columns)
         contents = {
