@@ -123,6 +123,16 @@ def assert_same(folder: Path, undisturbed: Mapping[str, Any]) -> None:
     assert not left, f"left over: {left}"
 
 
+def telling(changes: list[str]) -> list[int]:
+    """Number the changes of files (from 1) before which something else is there than before others.
+
+    A file is written under a name that is there for a moment, and renamed; then what is left under
+    that name is removed, of which there is nothing.
+    """
+    numbered = enumerate(changes, start=1)
+    return [number for number, change in numbered if number == 1 or not change.startswith("write")]
+
+
 def wait_for(found: Any, seconds: float = 120.0) -> None:
     """Wait until something is there."""
     until = time.monotonic() + seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import KILLED, Ended, command
+from tests.faults.processes import KILLED, Ended, command, telling
 from tests.run_folders import ROOT
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -37,12 +37,12 @@ def cross_validated(zygote, folds, tones_corpus) -> Callable[..., list[Ended]]:
 
 
 @pytest.fixture(scope="module")
-def summed_up(cross_validated, tmp_path_factory) -> tuple[dict[str, bytes], int]:
-    """What an undisturbed one writes, and in how many changes of files."""
+def summed_up(cross_validated, tmp_path_factory) -> tuple[dict[str, bytes], list[str]]:
+    """What an undisturbed one writes, and by which changes of files."""
     output = tmp_path_factory.mktemp("cv") / "cv"
     [ended] = cross_validated(output)
     assert ended.status == 0, ended.printed
-    return summary(output), len(ended.changes("summary"))
+    return summary(output), ended.changes("summary")
 
 
 def summary(output: Path) -> dict[str, bytes]:
@@ -57,7 +57,7 @@ def summary(output: Path) -> dict[str, bytes]:
 def test_killed_before_every_change(cross_validated, summed_up, tmp_path):
     expected, changes = summed_up
     output = tmp_path / "cv"
-    for number in range(1, changes + 1):
+    for number in telling(changes):
         [ended] = cross_validated(output, at=["summary", 1, number])
         assert (ended.status, ended.stage) == (KILLED, "summary"), ended.printed
         assert summary(output).items() <= expected.items()
