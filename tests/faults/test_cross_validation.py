@@ -72,3 +72,16 @@ def test_one_of_two_works(cross_validated, summed_up, tmp_path):
     assert (first.status, second.status) == (0, 2), first.printed + second.printed
     assert f"{output}: another run is at work there" in second.error()
     assert summary(output) == summed_up[0]
+
+
+def test_damaged_fold_is_told(cross_validated, summed_up, tmp_path):
+    output = tmp_path / "cv"
+    assert cross_validated(output)[0].status == 0
+    path = output / "fold_2/metrics.json"
+    path.write_text(path.read_text()[:100])
+    [ended] = cross_validated(output)
+    assert ended.status == 2, ended.printed
+    assert f"{path} is damaged" in ended.error()
+    path.unlink()
+    assert cross_validated(output)[0].status == 0
+    assert summary(output) == summed_up[0]
