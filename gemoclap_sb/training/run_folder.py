@@ -180,8 +180,8 @@ def check_settings(
         return kept
     if not path.exists():
         raise ExperimentError(
-            f"{folder} holds a run whose {SETTINGS} is gone, which says what it was begun with: put it "
-            f"back from a copy, or delete {folder}."
+            f"{folder} holds a run, but not the {SETTINGS} that says what it was begun with: put "
+            f"it back from a copy, or delete {folder}."
         )
     recorded = read_record(path)
     now = dict(kept)

@@ -53,7 +53,7 @@ def test_settings(zygote, tones_corpus, begun, undisturbed):
     for options in ({"lr": 0.002}, {}):
         ended = zygote.run(command(tones_corpus, begun, **options))
         assert ended.status == 2, ended.printed
-        assert "settings.json is gone" in ended.error() and "put it back" in ended.error()
+        assert "not the settings.json" in ended.error() and "put it back" in ended.error()
     kept.rename(begun / "settings.json")
     assert zygote.run(argv).status == 0
     assert_same(begun, undisturbed)
