@@ -22,6 +22,7 @@ from typing import Any
 # What a spreadsheet takes for the beginning of a formula, the wide forms included.
 _FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-")
+_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.")
 
 
 @contextlib.contextmanager
@@ -89,6 +90,28 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def clear_leftovers(folder: str | os.PathLike) -> None:
+    """Remove what writers left in a folder that were killed; nobody may be writing there now.
+
+    Examples
+    --------
+    >>> folder = getfixture("tmp_path")
+    >>> for name in (".tmp-123-0a1b2c3d-metrics.json", ".tmp-mine", "metrics.json"):
+    ...     write_text(folder / name, "{")
+    >>> clear_leftovers(folder)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['.tmp-mine', 'metrics.json']
+    """
+    folder = Path(folder)
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if not _TEMPORARY.match(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextlib.contextmanager

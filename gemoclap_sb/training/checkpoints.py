@@ -123,19 +123,35 @@ class AtomicCheckpointer(Checkpointer):
     def delete_checkpoints(
         self,
         *,
+        num_to_keep: int = 1,
+        min_keys: Sequence[str] | None = None,
+        max_keys: Sequence[str] | None = None,
         importance_keys: Sequence[Callable[[Checkpoint], float]] = (ckpt_recency,),
         ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
-        **options: object,
+        verbosity: int = logging.INFO,
     ) -> None:
-        """Delete as the base class does, but keep that of the epoch before the newest too.
+        """Delete what the base class does, whole or not at all, but keep one more.
 
-        Not among those of a predicate: amid an epoch there is that of the epoch before.
+        That is the checkpoint of the epoch before the newest. Not among those of a predicate: amid
+        an epoch there is that of the epoch before.
         """
-        keys = list(importance_keys)
+        keys = [{"min_key": key} for key in min_keys or ()]
+        keys += [{"max_key": key} for key in max_keys or ()]
+        keys += [{"importance_key": key} for key in importance_keys]
         epochs = self.find_checkpoints(ckpt_predicate=lambda of: of.meta["end-of-epoch"])
-        if ckpt_predicate is None and len(epochs) > 1:
-            keys.append(lambda checkpoint: checkpoint.path == epochs[1].path)
-        super().delete_checkpoints(importance_keys=keys, ckpt_predicate=ckpt_predicate, **options)
+        kept = set(epochs[1:2]) if ckpt_predicate is None else set()
+        found: set[Checkpoint] = set()
+        for key in keys:
+            chosen = self.find_checkpoints(**key, ckpt_predicate=ckpt_predicate)
+            found.update(chosen)
+            kept.update(chosen[:num_to_keep])
+        # All processes have listed them, and none lists them while they go.
+        ddp_barrier()
+        if if_main_process():
+            for checkpoint in found - kept:
+                _delete(checkpoint.path)
+                logger.log(verbosity, "Deleted the checkpoint %s", checkpoint.path)
+        ddp_barrier()
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Compare the files with their sums, or read them where there are none; or DAMAGE."""
@@ -193,6 +209,13 @@ def _renamed(partial: Checkpoint) -> Checkpoint:
     os.replace(partial.path, path)
     files = {key: path / file.name for key, file in partial.paramfiles.items()}
     return Checkpoint(path, partial.meta, files)
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint; if that is broken off, what is left is a leftover, not a damaged one."""
+    going = _partial(path)
+    os.replace(path, going)
+    shutil.rmtree(going)
 
 
 def _partial(path: Path) -> Path:

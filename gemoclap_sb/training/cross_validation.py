@@ -24,7 +24,7 @@ from gemoclap_sb.evaluation.report import (
     cross_validation_summary,
 )
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
-from gemoclap_sb.files import read_json, write_json, write_text
+from gemoclap_sb.files import clear_leftovers, write_json, write_text
 from gemoclap_sb.training.command_line import checked_run_options, is_help, parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
 from gemoclap_sb.training.locks import lock_folder
@@ -36,6 +36,7 @@ from gemoclap_sb.training.run_folder import (
     check_settings,
     is_finished,
     learning_options,
+    read_record,
     read_settings,
     recorded_manifest,
 )
@@ -131,6 +132,7 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     if not all(map(is_finished, folders)):
         check_data(settings)
     lock = lock_folder(root)
+    clear_leftovers(root)
     missing = []
     for fold, folder in enumerate(folders, start=1):
         if is_finished(folder):
@@ -157,10 +159,10 @@ def _write_summary(
     argv: Sequence[str],
 ) -> None:
     results = [
-        {**read_json(folder / METRICS), "seconds": read_json(folder / RUN)["seconds"]}
+        {**read_record(folder / METRICS), "seconds": read_record(folder / RUN)["seconds"]}
         for folder in folders
     ]
-    run = read_json(folders[0] / RUN)
+    run = read_record(folders[0] / RUN)
     machine = (
         f"Machine: {run['device']}, {run['cpu_cores']} CPU cores; "
         + ", ".join(f"{name} {number}" for name, number in run["packages"].items())

@@ -39,7 +39,7 @@ from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
-from gemoclap_sb.files import kept_on_error
+from gemoclap_sb.files import clear_leftovers, kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
@@ -65,6 +65,7 @@ from gemoclap_sb.training.split_manifests import Prepare, check_data, find_manif
 
 # Ways to validate by which it is meant that validation and test are the same.
 TESTED_TOO = ("test", "development", "untested")
+MANIFESTS = "manifests"
 History = Sequence[Mapping[str, float]]
 Assessment = tuple[Predictions, dict[str, Any]]
 
@@ -135,7 +136,7 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     not as described.
     """
     run = open_run(argv)
-    with closing(run), told_resources(run.hparams, run.folder):
+    with told_resources(run.hparams, run.folder), closing(run):
         splits = load_splits(run, prepare)
         brain = build_brain(run)
         history, assessment = fit_and_test(brain, splits)
@@ -170,6 +171,8 @@ def open_run(argv: Sequence[str] | None) -> Run:
         nonlocal lock
         lock = lock_folder(folder)
         try:
+            for written in (folder, folder / MANIFESTS):
+                clear_leftovers(written)
             if run_opts.test_only:
                 # What evaluates may be another number than what has trained.
                 options["processes"] = recorded_processes(folder) or processes
@@ -222,7 +225,7 @@ def _find_splits(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Give what `Splits` has beside datasets, checked, and the manifests' paths."""
     hparams = run.hparams
-    with kept_on_error(run.folder / "manifests"):
+    with kept_on_error(run.folder / MANIFESTS):
         manifests = find_manifests(hparams, prepare, columns)
         rows = read_splits(manifests, hparams, columns)
         contents = {

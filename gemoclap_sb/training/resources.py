@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says of a disk that has no room, or of a file that may not grow."""
 
 # In the order in which they cost least.
 _SAVING = {
@@ -29,24 +33,29 @@ class OutOfResources(RuntimeError):
 @contextmanager
 def told_resources(hparams: Mapping[str, Any], folder: str | os.PathLike) -> Iterator[None]:
     """Turn an error for want of memory, disk or batch into an `OutOfResources` of one line."""
+    # A log on the disk that is full would print a page for each of its lines.
+    raising, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     except (RuntimeError, ValueError, MemoryError, OSError) as error:
         if (told := _told(error, hparams, folder)) is None:
             raise
         raise OutOfResources(told) from error
+    finally:
+        logging.raiseExceptions = raising
 
 
 def _told(error: Exception, hparams: Mapping[str, Any], folder: str | os.PathLike) -> str | None:
     text = str(error)
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             return _of_disk(folder, error.strerror)
         return _of_memory(hparams) if error.errno == errno.ENOMEM else None
     # What torch.save says of a disk that is full.
     if "inline_container" in text or "PytorchStreamWriter failed" in text:
         return _of_disk(folder, "a checkpoint could not be written whole")
-    if "DataLoader worker" in text and "killed" in text:
+    # The one where torch hears of it at once, the other where it misses an answer.
+    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
         return f"a process that loads data was killed, mostly for memory: --num_workers 0. {_AGAIN}"
     wants_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in text for words in ("not enough memory", "allocate memory", "out of memory")

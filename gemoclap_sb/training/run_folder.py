@@ -175,9 +175,14 @@ def check_settings(
     """
     path = Path(folder) / SETTINGS
     kept = _recordable(settings, options)
-    if not (_is_begun(folder) and path.exists()):
+    if not _is_begun(folder):
         write_json(path, kept)
         return kept
+    if not path.exists():
+        raise ExperimentError(
+            f"{folder} holds a run, but not the {SETTINGS} that says what it was begun with: put "
+            f"it back from a copy, or delete {folder}."
+        )
     recorded = read_record(path)
     now = dict(kept)
     manifest = settings.get("manifest")
@@ -279,8 +284,10 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except ValueError as error:
+        # Without its settings a run cannot be gone on with; all else is found again.
+        gone = path.parent if path.name == SETTINGS else "it, and give the run's command again"
         raise ExperimentError(
-            f"{path} is damaged ({error}): put it back from a copy, or delete {path.parent}."
+            f"{path} is damaged ({error}): put it back from a copy, or delete {gone}."
         ) from error
 
 
@@ -322,7 +329,7 @@ def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
     their end; what a killed process spent is not known.
     """
     path = Path(folder) / RUN
-    before = read_json(path)["seconds"] if path.exists() else 0.0
+    before = read_record(path)["seconds"] if path.exists() else 0.0
     packages = ("torch", "torchaudio", "speechbrain", "transformers", "gemoclap_sb")
     record = {
         "seconds": round(before + seconds, 1),

@@ -13,6 +13,7 @@ from gemoclap_sb.data.csv_rows import MissingColumnError
 from gemoclap_sb.data.manifests import LabelError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.training.own_manifest import EMOTION_ALONE, LABELS, manifest_preparation
+from gemoclap_sb.training.resources import FULL
 from gemoclap_sb.training.run_folder import ExperimentError, told_permissions
 
 Prepare = Callable[..., Mapping]
@@ -86,6 +87,8 @@ def _prepared(hparams: Mapping, prepare: Prepare, data_folder: str) -> dict:
     try:
         prepared = dict(prepare(**arguments))
     except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         raise ExperimentError(f"data preparation: {error}") from error
     return {"notes": [], "validation": options.get("validation"), **prepared}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -65,6 +66,28 @@ def test_disk(act):
     message = raised(act)
     assert message.startswith("out cannot be written: ")
     assert message.endswith("Make room there. The same command goes on from the last checkpoint.")
+
+
+@pytest.mark.parametrize(
+    "said", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7) exited unexpectedly"]
+)
+def test_a_process_that_loads_data(said):
+    message = raised(lambda: fail(RuntimeError(f"DataLoader worker {said}")))
+    assert message.startswith("a process that loads data was killed")
+
+
+def test_a_log_on_a_full_disk_says_nothing(capsys):
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    logger = logging.Logger("full")
+    logger.addHandler(logging.StreamHandler(Full()))
+    with told_resources(HPARAMS, "out"):
+        logger.warning("a line")
+    assert capsys.readouterr().err == ""
+    logger.warning("another")
+    assert "No space left" in capsys.readouterr().err
 
 
 def test_a_batch_of_one_and_batch_normalisation():
