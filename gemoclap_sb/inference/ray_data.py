@@ -36,8 +36,12 @@ _MOST_CORES = 4
 _MOST_ATTEMPTS = 5
 # Parts travel as numbers: the least that Ray takes will do.
 _STORE_BYTES = 100 * 2**20
-# No report to its makers; no lines of its own, which it has in its log files.
-_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# No report to its makers; few lines of its own, which are in its log files, and no colours.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_COLOR_PREFIX": "0",
+}
 _MOST_BLOCKS = 1000
 
 
@@ -92,7 +96,7 @@ def embed_with_ray(
     if started:
         _start(ray)
     try:
-        pool = _pool(ray.nodes(), device, actors)
+        pool = choose_pool(ray.nodes(), device, actors)
         yield from _results(ray, job, numbers, str(model), pool)
     finally:
         if started:
@@ -113,7 +117,7 @@ def _start(ray: Any) -> None:
         )
 
 
-def _pool(nodes: Sequence[dict[str, Any]], device: str | None, actors: int | None) -> Pool:
+def choose_pool(nodes: Sequence[dict[str, Any]], device: str | None, actors: int | None) -> Pool:
     """Choose the actors for the machines that Ray has."""
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     cores = [int(one.get("CPU", 0)) for one in resources]
@@ -150,7 +154,7 @@ def _results(
     blocks = min(len(numbers), _MOST_BLOCKS)
     items = data.from_items([{"part": number} for number in numbers], override_num_blocks=blocks)
     results = items.map(
-        _Worker,
+        Worker,
         fn_constructor_args=(job, model, pool),
         # No part waits for a worker while another is idle.
         compute=data.ActorPoolStrategy(
@@ -176,8 +180,8 @@ def _attempts(job: EmbeddingJob) -> Path:
     return Path(job.folder, ABOUT, "attempts")
 
 
-class _Worker:
-    """An actor: the model, loaded once, and parts of the job as they come."""
+class Worker:
+    """What an actor is: the model, loaded once, and parts of the job as they come."""
 
     def __init__(self, job: EmbeddingJob, model: str, pool: Pool) -> None:
         import torch
@@ -223,8 +227,8 @@ class _Worker:
             opened.write(b".")
         if file.stat().st_size > _MOST_ATTEMPTS:
             raise ShardError(
-                f"{self.job.name(part)} has ended {_MOST_ATTEMPTS} workers, for a lack of memory or by "
-                "one of its recordings. Lower --actors or --batch-size, or try it without Ray."
+                f"{self.job.name(part)} has ended {_MOST_ATTEMPTS} workers, for a lack of memory "
+                "or by one of its recordings. Lower --actors or --batch-size, or do without Ray."
             )
 
     def _attempted(self, part: Part) -> Path:
