@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-RAY = ["ray[data]>=2.44", "pyarrow>=17"]
+RAY = ["ray[data]>=2.48", "pyarrow>=17"]
 TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",

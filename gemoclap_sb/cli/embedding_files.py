@@ -99,7 +99,8 @@ def _write_parquet(path: Path, blocks: Iterable[Block], model: str) -> None:
     import pyarrow.parquet as pq
 
     schema = parquet.schema({parquet.MODEL: model})
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    options = parquet.OPTIONS
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
         for names, vectors in blocks:
             writer.write_table(parquet.table(names, vectors, schema))
 

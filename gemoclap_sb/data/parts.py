@@ -12,7 +12,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -32,7 +32,7 @@ from gemoclap_sb.data.csv_rows import (
 )
 
 ROWS_PER_PART = 1024
-_WANTED = ("ID", "wav")
+_WANTED, _ROOT = ("ID", "wav"), f"${DATA_ROOT}"
 # The characters of which `csv_rows.is_control` is true: a million rows have many.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Of what is wrong, more than is shown; a file that is all wrong need not be read to its end.
@@ -97,14 +97,14 @@ class PartedManifest:
     def read(self, part: Part) -> list[Utterance]:
         """Read the rows of a part; ManifestError if they are no longer what was found there."""
         path, found = Path(self.path), []
+        columns = [self.header.index(column) for column in _WANTED]
         again = f"{path} has changed while it was at work. Give the command again."
         try:
             with open(path, "rb") as file:
-                file.seek(part.offset)
-                for values in _rows(path, file):
+                for values in _Lines(path, file, part.offset).rows():
                     if len(values) != len(self.header):
                         raise ManifestError(again)
-                    found.append(_cells(values, self.header))
+                    found.append(_cells(values, columns))
                     if len(found) == part.rows:
                         break
         except OSError as error:
@@ -165,34 +165,38 @@ def cut_manifest(
 def _cut(
     path: Path, file: BinaryIO, data_root: str | os.PathLike | None, rows_per_part: int
 ) -> PartedManifest:
-    rows = _rows(path, file)
+    lines = _Lines(path, file)
+    rows = lines.rows()
     header = [name.strip() for name in next(rows, [])]
     check_header(path, header, _WANTED)
+    columns = [header.index(column) for column in _WANTED]
     parts: list[Part] = []
     held: list[tuple[str, str]] = []
     seen: set[str] = set()
     problems: list[str] = []
     count, using, first = 0, 0, ""
-    begin = after = file.tell()
+    begin = after = lines.position
+
+    def where() -> str:
+        return f"row {count}, ID {name!r}"
 
     def close() -> None:
         parts.append(Part(len(parts), len(held), begin, _digest_of(held)))
         held.clear()
 
     for values in rows:
-        begin, after = (begin if held else after), file.tell()
+        begin, after = (begin if held else after), lines.position
         count += 1
         if len(values) != len(header):
             problems.append(misfit(f"row {count}", values, header))
         else:
-            name, wav = _cells(values, header)
-            where = f"row {count}, ID {name!r}"
-            problems += [f"{where}: {problem}" for problem in _problems(name, wav)]
+            name, wav = _cells(values, columns)
+            problems += [f"{where()}: {problem}" for problem in _problems(name, wav)]
             if name in seen:
-                problems.append(f"{where}: duplicate ID, used before")
+                problems.append(f"{where()}: duplicate ID, used before")
             seen.add(name)
-            if f"${DATA_ROOT}" in wav:
-                using, first = using + 1, first or where
+            if _ROOT in wav:
+                using, first = using + 1, first or where()
             held.append((name, wav))
             if len(held) == rows_per_part:
                 close()
@@ -210,35 +214,43 @@ def _cut(
     return PartedManifest(str(path), tuple(parts), tuple(header), rows_per_part, root, os.getcwd())
 
 
-def _rows(path: Path, file: BinaryIO) -> Iterator[list[str]]:
-    """Yield the cells of the lines from here on, empty ones left out.
+class _Lines:
+    """Lines of a file from a place on, which is known all the while; none is read ahead."""
 
-    No line is read ahead: after a row, the file stands where the next one begins.
-    """
+    def __init__(self, path: Path, file: BinaryIO, position: int = 0) -> None:
+        self.path, self.file, self.position = path, file, position
+        file.seek(position)
 
-    def lines() -> Iterator[str]:
-        while line := file.readline():
+    def __iter__(self) -> Iterator[str]:
+        for line in self.file:
             try:
-                yield line.decode("utf-8-sig" if file.tell() == len(line) else "utf-8")
+                # A byte order mark may stand at the beginning of the file.
+                text = line.decode("utf-8" if self.position else "utf-8-sig")
             except UnicodeDecodeError as error:
-                raise not_utf_8(path, file.tell() - len(line) + error.start) from error
+                raise not_utf_8(self.path, self.position + error.start) from error
+            self.position += len(line)
+            yield text
 
-    yield from filter(None, told(path, csv.reader(lines(), skipinitialspace=True)))
+    def rows(self) -> Iterator[list[str]]:
+        """Yield the cells of each line, or of more where quotes go on; empty ones are left out."""
+        return filter(None, told(self.path, csv.reader(iter(self), skipinitialspace=True)))
 
 
-def _cells(values: list[str], header: list[str] | tuple[str, ...]) -> tuple[str, str]:
-    name, wav = (values[header.index(column)].strip() for column in _WANTED)
+def _cells(values: list[str], columns: Sequence[int]) -> tuple[str, str]:
+    name, wav = (values[column].strip() for column in columns)
     return name, wav
 
 
-def _problems(name: str, wav: str) -> Iterator[str]:
+def _problems(name: str, wav: str) -> list[str]:
+    found = []
     for column, value in zip(_WANTED, (name, wav), strict=True):
         if not value:
-            yield f"the {column} is empty"
+            found.append(f"the {column} is empty")
         if _CONTROL.search(value):
-            yield f"{column} has a control character: {value!r}"
-    if unknown := unknown_variables(wav):
-        yield f"wav {wav!r} has ${unknown[0]}; only $data_root is replaced"
+            found.append(f"{column} has a control character: {value!r}")
+    if "$" in wav and (unknown := unknown_variables(wav)):
+        found.append(f"wav {wav!r} has ${unknown[0]}; only $data_root is replaced")
+    return found
 
 
 def _digest_of(rows: list[tuple[str, str]]) -> str:

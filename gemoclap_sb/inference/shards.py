@@ -208,7 +208,8 @@ class EmbeddingJob:
             # Of a process that was killed.
             left.unlink(missing_ok=True)
         with atomic_path(unfinished) as temporary:
-            pq.write_table(parquet.table(names, vectors, parquet.schema(held)), temporary)
+            table = parquet.table(names, vectors, parquet.schema(held))
+            pq.write_table(table, temporary, **parquet.OPTIONS)
         # Somebody else may have opened the folder at the same time.
         self.check_folder()
         os.replace(unfinished, self.file(part))
@@ -296,7 +297,9 @@ def _made(
     names: list[str] = []
     failures: list[Failure] = []
     paths = [row.path for row in rows]
-    found = classifier.encode_files(paths, batch_size=job.batch_size, progress=False)
+    # Nobody waits for the first result.
+    options = {"batch_size": job.batch_size, "first_window": len(paths), "progress": False}
+    found = classifier.encode_files(paths, **options)
     for row, one in zip(rows, found, strict=True):
         if one.embedding is None:
             failures.append(Failure(row.ID, row.wav, one.error))
