@@ -84,7 +84,8 @@ def embed_with_ray(
     ValueError
         If there are fewer GPUs or cores than ``actors``, or none; if ``device`` is another.
     ShardError
-        If the model or the manifest is not the job's, or workers die again and again.
+        If Ray cannot be had, the model or the manifest is not the job's, or workers die again and
+        again.
     """
     if device not in (None, "cpu", "cuda"):
         raise ValueError(f"device: expected cpu or cuda with Ray, found {device!r}.")
@@ -104,17 +105,19 @@ def embed_with_ray(
 
 
 def _start(ray: Any) -> None:
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(
-            # Never one that happens to run here.
-            address="local",
-            include_dashboard=False,
-            object_store_memory=_STORE_BYTES,
-            **quiet,
+    options = {"logging_level": logging.ERROR, "log_to_driver": False}
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Never one that happens to run here.
+        options |= {"address": "local", "include_dashboard": False}
+        options |= {"object_store_memory": _STORE_BYTES}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        what = (
+            f"Ray at {address} (RAY_ADDRESS) cannot be reached" if address else "Ray cannot start"
         )
+        raise ShardError(f"{what} ({in_one_line(error)}).") from error
 
 
 def choose_pool(nodes: Sequence[dict[str, Any]], device: str | None, actors: int | None) -> Pool:

@@ -207,12 +207,17 @@ class EmbeddingJob:
         for left in unfinished.parent.glob(f".tmp-*-{unfinished.name}"):
             # Of a process that was killed.
             left.unlink(missing_ok=True)
-        with atomic_path(unfinished) as temporary:
-            table = parquet.table(names, vectors, parquet.schema(held))
-            pq.write_table(table, temporary, **parquet.OPTIONS)
-        # Somebody else may have opened the folder at the same time.
-        self.check_folder()
-        os.replace(unfinished, self.file(part))
+        table = parquet.table(names, vectors, parquet.schema(held))
+        try:
+            with atomic_path(unfinished) as temporary:
+                pq.write_table(table, temporary, **parquet.OPTIONS)
+            # Somebody else may have opened the folder at the same time.
+            self.check_folder()
+            os.replace(unfinished, self.file(part))
+        except FileNotFoundError:
+            # Unless another process has written the same part at the same moment.
+            if not self.file(part).exists():
+                raise
 
     def _of_part(self, part: Part) -> dict[str, str]:
         return {parquet.MODEL: self.model, _ATTRIBUTE: self.attribute, _ROWS: part.digest}

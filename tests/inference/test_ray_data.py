@@ -12,7 +12,7 @@ import torch
 from gemoclap_sb.data.parts import cut_manifest
 from gemoclap_sb.inference.loading import head_of
 from gemoclap_sb.inference.ray_data import Pool, Worker, choose_pool, embed_with_ray
-from gemoclap_sb.inference.shards import EmbeddingJob
+from gemoclap_sb.inference.shards import EmbeddingJob, ShardError
 from gemoclap_sb.models.digest import model_digest
 
 
@@ -72,6 +72,26 @@ def job(exported, tones, tmp_path) -> EmbeddingJob:
 def test_a_device_of_its_own_is_refused(job, exported):
     with pytest.raises(ValueError, match="device: expected cpu or cuda"):
         next(embed_with_ray(job, [0], exported["scratch"], "cuda:1"))
+
+
+@pytest.mark.parametrize("address", ["", "192.0.2.1:6379"])
+def test_a_ray_that_cannot_be_had_is_told(address, job, exported, monkeypatch):
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    asked = {}
+
+    def init(**options):
+        asked.update(options)
+        raise ConnectionError("nobody\nanswers")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL", "RAY_COLOR_PREFIX"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(ShardError, match="Ray .*nobody answers") as error:
+        next(embed_with_ray(job, [0], exported["scratch"]))
+    assert address in str(error.value)
+    # Of an existing cluster nothing may be asked; one that happens to run here is not taken.
+    assert ("object_store_memory" in asked) == (asked.get("address") == "local") == (not address)
 
 
 def test_a_worker_embeds_parts(job, exported):
