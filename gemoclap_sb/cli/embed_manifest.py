@@ -95,19 +95,28 @@ def _checked_share(options: Namespace) -> tuple[int, int]:
                 f"{module} is needed and not installed. Install it with "
                 f"`pip install 'gemoclap_sb[{extra}]'`."
             )
-    ranks = os.environ.get(_RANKS, "")
-    is_launched = ranks.isdecimal() and os.environ.get(_RANK, "").isdecimal()
     if options.engine == "ray":
         if options.shard is not None:
             raise UsageError("--shard: Ray divides the work itself; leave it out.")
-        if is_launched and int(ranks) > 1:
+        if _rank() != (1, 1):
             raise UsageError("--engine ray: divides the work itself; start it without torchrun.")
         return 1, 1
     if options.actors is not None:
         raise UsageError("--actors: goes with --engine ray.")
-    if options.shard is not None:
-        return options.shard
-    return (int(os.environ[_RANK]) + 1, int(ranks)) if is_launched else (1, 1)
+    return options.shard or _rank()
+
+
+def _rank() -> tuple[int, int]:
+    """Give the share of a process of torchrun, or of whoever sets the same variables."""
+    rank, ranks = os.environ.get(_RANK, ""), os.environ.get(_RANKS, "")
+    if not (rank.isdecimal() and ranks.isdecimal()):
+        return 1, 1
+    if int(rank) >= int(ranks):
+        raise UsageError(
+            f"{_RANK}={rank} and {_RANKS}={ranks} are set, which is no rank of so many. Unset "
+            "both, or give --shard 1/1 for all."
+        )
+    return int(rank) + 1, int(ranks)
 
 
 def _embed(

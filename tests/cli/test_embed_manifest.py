@@ -108,6 +108,19 @@ def test_the_ranks_of_torchrun_are_shards(whole, arguments, tmp_path, command, m
     check_same(folder, whole)
 
 
+def test_ranks_that_do_not_fit_are_told(arguments, tmp_path, command, monkeypatch):
+    run = ["embed", *arguments, "--output", tmp_path / "out"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "2")
+    status, _, err = command(*run)
+    assert status == 2
+    assert "RANK=2 and WORLD_SIZE=2" in one_line(err)
+    monkeypatch.setenv("RANK", "1")
+    if importlib.util.find_spec("ray") is not None:
+        assert "without torchrun" in one_line(command(*run, "--engine", "ray")[2])
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_same_command_again_writes_nothing(whole, arguments, command):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     status, _, err = command("embed", *arguments, "--output", whole)
