@@ -240,9 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{size} numbers an embedding; {options.device}, {torch.get_num_threads()} threads on "
         f"{cores} cores, load {load:.1f} before; median of {options.rounds} rounds\n"
     )
-    print(
-        "| engine | start s | files/s | slowest to fastest round | audio h a core-h | times local |"
-    )
+    print("| engine | start s | files/s | slowest to fastest round | h of audio an h | a core |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     rates = {
         engine: [(len(paths) - 1) / (whole - one) for one, whole in of]
@@ -269,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         print(f"| {what} | {100 * part / shares.total:.1f} |")
     print(f"\nAudio in one thread: {hours * 3600 / shares.total:.0f} h an hour")
+    read = sum(map(os.path.getsize, paths)) / (sum(durations) * 16000 * 2)
+    print(f"Read: {read:.2f} bytes for one of 16 bit PCM at 16 kHz")
     print(f"Stored: {stored:.0f} bytes a recording")
     print(f"Largest difference of a number: {largest:.1e}")
     if largest > TOLERANCE:

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--hours", type=float, default=Corpus.hours)
     add("--utterance", type=float, default=Corpus.utterance, help="seconds of a recording")
     add("--dimension", type=int, default=Corpus.dimension)
-    add("--compressed", type=float, default=Corpus.compressed, help="FLAC of speech: about 0.5")
+    add("--compressed", type=float, default=Corpus.compressed, help="bytes for one of PCM")
     add("--read-gb", type=float, default=1.0, help="GB/s that the storage reads, for all together")
     options = parser.parse_args(arguments)
     given = vars(options)

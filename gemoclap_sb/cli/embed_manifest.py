@@ -56,7 +56,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 def is_asked_for(options: Namespace) -> bool:
     """Whether the input is a manifest; UsageError if other options do not go with it."""
-    manifests = [given for given in options.inputs if given.lower().endswith(".csv")]
+    named = (given for given in options.inputs if given.lower().endswith(".csv"))
+    manifests = [given for given in named if not os.path.isdir(given)]
     if not manifests:
         for name in _OF_A_MANIFEST:
             if getattr(options, name) is not None:
