@@ -168,7 +168,7 @@ def _read_parquet(path: Path) -> tuple[str | None, Iterator[Block]]:
     # Not by its name, which pyarrow might take for an address.
     opened = open(path, "rb")  # noqa: SIM115
     try:
-        file = pq.ParquetFile(opened)
+        file = pq.ParquetFile(opened, page_checksum_verification=True)
         if missing := {"ID", "embedding"} - set(file.schema_arrow.names):
             raise ValueError(f"no column {' or '.join(sorted(missing))}")
         model = parquet.metadata_of(file.schema_arrow).get(parquet.MODEL)

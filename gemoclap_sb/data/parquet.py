@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 """Key of the digest of the model, as `gemoclap_sb.models.digest` gives it."""
-OPTIONS = {"use_dictionary": False}
+OPTIONS = {"use_dictionary": False, "write_page_checksum": True}
 """For pyarrow's writers. A dictionary of numbers that never repeat costs a third of the bytes."""
 _PREFIX = "gemoclap_sb."
 
