@@ -5,7 +5,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"]
+RAY = ["ray[data]>=2.48", "pyarrow>=17"]
+TEST = [
+    "pytest>=8.0",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    # Who reads what `gemoclap embed` writes.
+    "duckdb>=1.1",
+    "datasets>=3.0",
+    *RAY,
+]
 
 setup(
     name="gemoclap_sb",
@@ -48,6 +57,7 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow>=15"],
+        "ray": RAY,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.6", "pre-commit>=3.7", "build>=1.2"],
     },

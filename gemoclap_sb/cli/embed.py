@@ -1,4 +1,4 @@
-"""``gemoclap embed``: embeddings of recordings, into a file."""
+"""``gemoclap embed``: embeddings of recordings, into a file; of a manifest, into a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from gemoclap_sb.cli import embedding_files, inputs, models, output
+from gemoclap_sb.cli import embed_manifest, embedding_files, inputs, models, output
 from gemoclap_sb.cli.destinations import check_file, writing
 from gemoclap_sb.cli.pieces import Piece, Pieces
 from gemoclap_sb.cli.terminal import say
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 
     from gemoclap_sb.inference.bulk import FileEmbedding
 
-SUMMARY = "embeddings of recordings, into a file"
+SUMMARY = "embeddings of recordings, into a file, or of a manifest's into a folder"
 DESCRIPTION = (
     "Embed recordings: L2-normalised rows in the order of the files. X.npy comes with X.ids.csv, "
     "whose columns say of which file each row is and by which model; a Parquet file has ID and "
     "embedding. A file that cannot be read is left out. An interrupted run goes on when the same "
-    "command is given again."
+    "command is given again. A manifest, a .csv file with the columns ID and wav, becomes a folder "
+    "of Parquet files, which several processes and machines can write together."
 )
-EXAMPLES = "  gemoclap embed recordings/ --model exported --output embeddings.npy"
+EXAMPLES = """\
+  gemoclap embed recordings/ --model exported --output embeddings.npy
+  gemoclap embed corpus.csv --model exported --output embeddings/
+  gemoclap embed corpus.csv --model exported --output embeddings/ --shard 3/64
+  gemoclap embed corpus.csv --model exported --output embeddings/ --engine ray"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,12 +38,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     inputs.add_recordings(parser)
     models.add_model(parser)
     inputs.add_batch_size(parser)
-    help = ".npy, or .parquet (needs pyarrow)"
-    parser.add_argument("--output", required=True, metavar="FILE", help=help)
+    help = ".npy, or .parquet (needs pyarrow); of a manifest a folder"
+    parser.add_argument("--output", required=True, metavar="FILE_OR_FOLDER", help=help)
+    embed_manifest.add_arguments(parser)
 
 
 def run(options: Namespace, out: TextIO) -> int:
     """Write the embeddings of recordings, and which row is whose."""
+    if embed_manifest.is_asked_for(options):
+        return embed_manifest.run(options)
     target = embedding_files.check_name("--output", options.output)
     check_file("--output", target, options.inputs)
     if target.suffix == ".npy":

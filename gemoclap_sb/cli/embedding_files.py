@@ -1,5 +1,7 @@
 """Files of embeddings: ``X.npy`` with ``X.ids.csv``, or Parquet; written and read block by block.
 
+A folder of Parquet files, as `gemoclap embed` writes it of a manifest, is read as one file.
+
 Neither is ever in memory as a whole. Both say which model made them: the names' second column the
 beginning of its digest.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from gemoclap_sb.cli.errors import UsageError
 from gemoclap_sb.cli.output import csv_rows
+from gemoclap_sb.cli.terminal import say
+from gemoclap_sb.data import parquet
 from gemoclap_sb.files import atomic_path
 
 if TYPE_CHECKING:
@@ -24,7 +29,6 @@ if TYPE_CHECKING:
     Block = tuple[Sequence[str], np.ndarray]
 
 SUFFIXES = (".npy", ".parquet")
-_MODEL = b"gemoclap_sb.model"
 _ROWS = 2**14
 _NAMED, _DIGITS = ["ID", "model"], 12
 # What is not what it says raises, of NumPy's and of pyarrow's readers.
@@ -45,6 +49,16 @@ def check_name(option: str, path: str | os.PathLike) -> Path:
             "`pip install 'gemoclap_sb[parquet]'`, or use a .npy file."
         )
     return path
+
+
+def check_readable(option: str, path: str | os.PathLike) -> Path:
+    """`check_name`, of what is to be read: a folder, of Parquet files, will do too."""
+    path = Path(path)
+    return (
+        check_name(option, path / "part.parquet").parent
+        if path.is_dir()
+        else check_name(option, path)
+    )
 
 
 def names_file(path: Path) -> Path:
@@ -82,19 +96,13 @@ def _write_npy(path: Path, blocks: Iterable[Block], rows: int, size: int, model:
 
 
 def _write_parquet(path: Path, blocks: Iterable[Block], model: str) -> None:
-    import numpy as np
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fields = [("ID", pa.string()), ("embedding", pa.list_(pa.float32()))]
-    schema = pa.schema(fields, metadata={_MODEL: model.encode()})
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    schema = parquet.schema({parquet.MODEL: model})
+    options = parquet.OPTIONS
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
         for names, vectors in blocks:
-            count, size = vectors.shape
-            offsets = np.arange(0, (count + 1) * size, size, dtype=np.int32)
-            lists = pa.ListArray.from_arrays(offsets, vectors.ravel())
-            columns = [pa.array(names, pa.string()), lists]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            writer.write_table(parquet.table(names, vectors, schema))
 
 
 def read(path: Path) -> tuple[str | None, Iterator[Block]]:
@@ -102,6 +110,8 @@ def read(path: Path) -> tuple[str | None, Iterator[Block]]:
 
     UsageError, here or at a block, if it is not what `write` wrote.
     """
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise UsageError(f"{path}: expected a file of embeddings, found none.")
     if path.suffix != ".npy":
@@ -158,13 +168,27 @@ def _read_parquet(path: Path) -> tuple[str | None, Iterator[Block]]:
     # Not by its name, which pyarrow might take for an address.
     opened = open(path, "rb")  # noqa: SIM115
     try:
-        file = pq.ParquetFile(opened)
+        file = pq.ParquetFile(opened, page_checksum_verification=True)
         if missing := {"ID", "embedding"} - set(file.schema_arrow.names):
             raise ValueError(f"no column {' or '.join(sorted(missing))}")
-        model = (file.schema_arrow.metadata or {}).get(_MODEL)
-        return None if model is None else model.decode(), _parquet_blocks(path, file)
+        model = parquet.metadata_of(file.schema_arrow).get(parquet.MODEL)
+        return model, _parquet_blocks(path, file)
     except _DAMAGED_PARQUET as error:
         raise _damaged(path, error) from error
+
+
+def _read_folder(path: Path) -> tuple[str | None, Iterator[Block]]:
+    files = sorted(path.glob("part-*.parquet"))
+    if not files:
+        raise UsageError(f"{path}: expected files part-....parquet in this folder, found none.")
+    made_by = {model: file for file in files for model in [_read_parquet(file)[0]]}
+    if len(made_by) > 1:
+        one, other, *_ = made_by.values()
+        raise UsageError(f"{path}: expected embeddings of one model; {one} and {other} have two.")
+    whole = re.search(r"-of-(\d+)$", files[0].stem)
+    if whole and int(whole[1]) > len(files):
+        say(f"{path}: only {len(files)} of {int(whole[1])} parts are there.")
+    return next(iter(made_by)), (block for file in files for block in _read_parquet(file)[1])
 
 
 def _parquet_blocks(path: Path, file) -> Iterator[Block]:

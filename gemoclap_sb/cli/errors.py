@@ -11,6 +11,7 @@ _OPTIONS = {
     "head": "--attribute", "attribute": "--attribute", "labels": "--labels", "words": "--labels",
     "templates": "--templates", "batch_size": "--batch-size", "window": "--window",
     "hop": "--hop", "top_k": "--top-k",
+    "device": "--device", "actors": "--actors",
 }  # fmt: skip
 _ARGUMENT = re.compile(rf"\A({'|'.join(_OPTIONS)})(\['[^']*'\])?(?=[:,])")
 

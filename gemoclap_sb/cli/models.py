@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
-import json
 import os
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -19,8 +17,6 @@ from gemoclap_sb.cli.terminal import say
 
 if TYPE_CHECKING:
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-
-_OF_THE_AUDIO = ("model", "sample_rate", "longest_seconds")
 
 
 def add_model(parser: ArgumentParser) -> None:
@@ -133,12 +129,7 @@ def check_device(device: str | None) -> None:
 
 def model_digest(folder: Path) -> str:
     """Digest of what decides a model's embeddings: its weights, and what they are weights of."""
-    from gemoclap_sb.files import file_digest
-    from gemoclap_sb.models.building import CONFIG
-    from gemoclap_sb.models.configuration import read_config
-    from gemoclap_sb.models.weights import WEIGHTS
+    from gemoclap_sb.models import digest
 
     with usage_errors():
-        config = read_config(folder / CONFIG)
-    parts = [file_digest(folder / WEIGHTS), [config.get(key) for key in _OF_THE_AUDIO]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return digest.model_digest(folder)

@@ -22,7 +22,8 @@ DESCRIPTION = (
 )
 EXAMPLES = """\
   gemoclap search "this person sounds angry" embeddings.npy --model exported
-  gemoclap search "this person sounds sad" embeddings.parquet --model exported --top-k 3"""
+  gemoclap search "this person sounds sad" embeddings.parquet --model exported --top-k 3
+  gemoclap search "this person sounds sad" embeddings/ --model exported"""
 _COLUMNS = ("similarity", "ID")
 # An embedding has length 1 in float32, or, rounded, in float16.
 _TOLERANCE = 1e-2
@@ -32,7 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add what the command takes."""
     add = parser.add_argument
     add("text", metavar="TEXT", help="a whole sentence")
-    add("embeddings", metavar="FILE", help=".npy with its .ids.csv, or .parquet (needs pyarrow)")
+    help = ".npy with its .ids.csv; .parquet, or a folder of them (need pyarrow)"
+    add("embeddings", metavar="FILE", help=help)
     help = "the model that embedded the recordings: a folder, owner/name, default, or a run"
     add("--model", metavar="FOLDER", required=True, help=help)
     help = "how many recordings to name (default: 10)"
@@ -43,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, out: TextIO) -> int:
     """Print the recordings closest to a text."""
     text = inputs.text("TEXT", options.text)
-    path = embedding_files.check_name("FILE", options.embeddings)
+    path = embedding_files.check_readable("FILE", options.embeddings)
     made_by, blocks = embedding_files.read(path)
     with models.model_folder(options.model) as folder:
         if made_by is None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,22 +29,25 @@ from tqdm import tqdm
 from gemoclap_sb.data.audio import AudioError, check_audio
 from gemoclap_sb.data.csv_rows import (
     COLUMNS,
+    DATA_ROOT,
+    MOST_PROBLEMS_SHOWN,
+    VARIABLE,
     LabelError,
     ManifestError,
     Record,
+    check_data_root,
     is_control,
     printable,
     read_records,
+    rooted,
+    summary,
+    unknown_variables,
 )
 from gemoclap_sb.files import atomic_path
 
 logger = get_logger(__name__)
 
-# SpeechBrain takes every such word in every column for a variable.
-_VARIABLE = re.compile(r"\$([\w.]+)")
-_DATA_ROOT = "data_root"
 _FORMULA = ("=", "+", "-", "@")
-_MOST_PROBLEMS_SHOWN = 20
 _FILES_WORTH_A_PROGRESS_BAR = 500
 _DURATION_TOLERANCE_SECONDS = 0.1
 
@@ -62,7 +64,7 @@ def clean_text(text: str) -> str:
     'It costs $ 50, you know.'
     """
     printable = "".join(" " if is_control(character) else character for character in text)
-    return _VARIABLE.sub(r"$ \1", " ".join(printable.split()))
+    return VARIABLE.sub(r"$ \1", " ".join(printable.split()))
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -115,7 +117,7 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
                     f"{where}: {name} has a line break or a control character: {value!r}. "
                     "clean_text removes them."
                 )
-            if unknown := _unknown_variables(value):
+            if unknown := unknown_variables(value):
                 raise ManifestError(
                     f"{where}: SpeechBrain would read ${unknown[0]} in {name} as a variable: "
                     f"{value!r}. Only $data_root may be used; clean_text sets others apart."
@@ -202,15 +204,15 @@ def read_manifest(
     problems += false_durations if skip_bad_audio else [*unusable, *false_durations]
     if problems:
         kind = LabelError if unlabelled else ManifestError
-        raise kind(_summary(path, problems))
+        raise kind(summary(path, problems))
     if len(unusable) == len(records):
         raise ManifestError(
             f"{path}: no row is left, the audio of all {len(records)} is unusable; first: "
             f"{unusable[0]}"
         )
-    for line in unusable[:_MOST_PROBLEMS_SHOWN]:
+    for line in unusable[:MOST_PROBLEMS_SHOWN]:
         logger.warning("%s, %s Left out.", path, line)
-    if more := len(unusable[_MOST_PROBLEMS_SHOWN:]):
+    if more := len(unusable[MOST_PROBLEMS_SHOWN:]):
         logger.warning("%s: %d more rows left out, their audio being unusable.", path, more)
     _warn_of_formulas(path, records, ("ID", *classes))
     # SpeechBrain provides the ID itself, under the key "id".
@@ -240,21 +242,16 @@ def read_cells(path: str | os.PathLike, filled: Collection[str]) -> list[dict[st
         if empty := [record for record in records if not record.cells[name]]:
             problems.append(f"{_where(empty)}: the {name} is empty")
     if problems:
-        raise ManifestError(_summary(path, problems))
+        raise ManifestError(summary(path, problems))
     return [record.cells for record in records]
 
 
 def _check_data_root(
     path: Path, records: list[Record], data_root: str | os.PathLike | None
 ) -> None:
-    rooted = [record for record in records if f"${_DATA_ROOT}" in record.cells["wav"]]
-    if rooted and (data_root is None or not Path(data_root).is_dir()):
-        given = "no data root was given" if data_root is None else f"{data_root} is no folder"
-        raise ManifestError(
-            f"{path}: the wav of {len(rooted)} rows has $data_root (first: {rooted[0].where}), but "
-            f"{given}. Pass the folder that these paths start from as data_root (--data_folder "
-            "of train.py, --data-root of gemoclap evaluate)."
-        )
+    using = [record for record in records if f"${DATA_ROOT}" in record.cells["wav"]]
+    if using:
+        check_data_root(path, len(using), using[0].where, data_root)
 
 
 def _unknown_labels(records: list[Record], classes: Mapping[str, Collection[str]]) -> Iterator[str]:
@@ -278,7 +275,7 @@ def _where(records: list[Record]) -> str:
 def _check_cells(record: Record, data_root: str | os.PathLike | None) -> Iterator[str]:
     """Yield what is wrong with a row, its audio aside, and give its cells their final values."""
     cells = record.cells
-    unknown = _unknown_variables(cells["wav"])
+    unknown = unknown_variables(cells["wav"])
     record.has_path = bool(cells["wav"]) and not unknown
     if not cells["ID"]:
         yield "the ID is empty"
@@ -287,9 +284,8 @@ def _check_cells(record: Record, data_root: str | os.PathLike | None) -> Iterato
     if unknown:
         yield f"wav {cells['wav']!r} has ${unknown[0]}; only $data_root is replaced"
     if data_root is not None:
-        replaced = {_DATA_ROOT: str(data_root)}
         for name, value in cells.items():
-            cells[name] = _VARIABLE.sub(lambda match: replaced.get(match[1], match[0]), value)
+            cells[name] = rooted(value, data_root)
 
 
 def _check_files(path: Path, records: list[Record], decode: bool) -> tuple[list[str], list[str]]:
@@ -346,16 +342,3 @@ def _warn_of_formulas(path: Path, records: list[Record], names: Iterable[str]) -
             " ".join(_FORMULA),
             formulas[0],
         )
-
-
-def _summary(path: Path, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return f"{path}, {problems[0]}"
-    shown = [f"  {path.name}, {problem}" for problem in problems[:_MOST_PROBLEMS_SHOWN]]
-    if len(problems) > len(shown):
-        shown.append(f"  and {len(problems) - len(shown)} more")
-    return "\n".join([f"{path} has {len(problems)} problems:", *shown])
-
-
-def _unknown_variables(value: str) -> list[str]:
-    return [word for word in _VARIABLE.findall(value) if word != _DATA_ROOT]

@@ -44,8 +44,6 @@ CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 24.0, 480.0
 # Of decoded audio that is sorted by length together: 115 MB at 16 kHz.
 WINDOW_SECONDS = 1800.0
 _MOST_WORKERS = 4
-# Each window has twice the files of the one before, so that first results come soon.
-_FIRST_WINDOW = 32
 
 
 def batch_seconds(device: torch.device | str) -> float:
@@ -63,8 +61,10 @@ class BulkOptions:
         Files in a batch. ``"auto"`` bounds the padded seconds of a batch: 24 on a CPU, 480 on
         a GPU.
     window : int
-        Files that are sorted by length together, fewer if they hold half an hour. The first
-        result comes when a window's first file is done.
+        Files that are sorted by length together, fewer if they hold half an hour.
+    first_window : int
+        Files of the first window, at most ``window``; each later one has twice as many. Few let
+        the first result come soon, more save padding.
     workers : int, optional
         Threads; by default up to 4, of which each computes with its share of the cores.
     progress : bool
@@ -78,6 +78,7 @@ class BulkOptions:
 
     batch_size: int | str = "auto"
     window: int = 512
+    first_window: int = 32
     workers: int | None = None
     progress: bool = True
 
@@ -85,7 +86,7 @@ class BulkOptions:
         if self.batch_size != "auto" and not _is_count(self.batch_size):
             found = self.batch_size
             raise ValueError(f"batch_size: expected 'auto' or 1 and more, found {found!r}.")
-        for name in ("window", "workers"):
+        for name in ("window", "first_window", "workers"):
             value = getattr(self, name)
             if not (_is_count(value) or (name == "workers" and value is None)):
                 raise ValueError(f"{name}: expected 1 or more, found {value!r}.")
@@ -275,7 +276,7 @@ class _Threads:
     def __init__(self, tower: AudioTower, device: torch.device, options: BulkOptions) -> None:
         self.tower = tower
         self.device = device
-        self.window, self.largest = min(_FIRST_WINDOW, options.window), options.window
+        self.window, self.largest = min(options.first_window, options.window), options.window
         self.threads = torch.get_num_threads()
         self.workers = options.workers or min(_MOST_WORKERS, self.threads)
         seconds = batch_seconds(device)

@@ -134,6 +134,16 @@ def load_parts(
     return modules, hparams, texts
 
 
+def head_of(folder: str | os.PathLike, attribute: str | None = None) -> str:
+    """Name the head that a folder is used with, its first if none is asked for; no weight is read.
+
+    ConfigurationError if the folder is not what an export wrote, ValueError for no head of its.
+    """
+    config = _described(folder)
+    members = checked_members(config["model"], str(Path(folder) / CONFIG))
+    return chosen_head(members[0]["heads"], attribute)
+
+
 def load_text_tower(
     folder: str | os.PathLike, texts: tuple[str, str] | None = None
 ) -> TextTower | TextEnsemble:

@@ -43,6 +43,7 @@ def classifier(exported):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [
     {}, {"batch_size": 1}, {"batch_size": 4, "workers": 1}, {"window": 3, "workers": 3},
+    {"first_window": 7},
 ])  # fmt: skip
 def test_classify_files_in_order(classifiers, tones, kind, options):
     rows = list(classifiers[kind].classify_files(map(str, tones), progress=False, **options))
@@ -299,6 +300,7 @@ def test_stopping_does_not_wait_for_the_model(tones, tmp_path, kind):
         ({"batch_size": 0}, "batch_size: expected 'auto' or 1 and more"),
         ({"batch_size": "all"}, "batch_size: expected 'auto' or 1 and more"),
         ({"window": 0}, "window: expected 1 or more"),
+        ({"first_window": 0}, "first_window: expected 1 or more"),
         ({"workers": 0}, "workers: expected 1 or more"),
         ({"window": "all"}, "window: expected 1 or more, found 'all'"),
         ({"workers": 1.5}, "workers: expected 1 or more"),

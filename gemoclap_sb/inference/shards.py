@@ -1,0 +1,324 @@
+"""A part of a manifest to a Parquet file: the unit of bulk work, whoever calls it.
+
+`embed_shard` can be called again at any time and by anybody: a part that is there is not made
+again, one that is not is written whole or not at all. So a run that was killed is given again, and
+processes and machines that share a file system share the work without speaking to each other.
+
+A folder of embeddings holds ``part-00000-of-00012.parquet`` and so on, and in ``__about__``,
+which pandas, DuckDB and `datasets` do not look into, what it is of (``embeddings.json``) and for
+each part with recordings that could not be embedded a list of them (``errors/part-....csv``).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechbrain.utils.logger import get_logger
+
+from gemoclap_sb.data import parquet
+from gemoclap_sb.data.parts import Part, PartedManifest
+from gemoclap_sb.files import atomic_path, harmless_cell, harmless_path, read_json, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+
+logger = get_logger(__name__)
+
+ABOUT = "__about__"
+_DESCRIPTION, _ERRORS = "embeddings.json", "errors"
+_COLUMNS = ("ID", "wav", "error")
+_ATTRIBUTE, _ROWS, _SIZE, _FAILED = "attribute", "rows", "size", "errors"
+_DAMAGED = (OSError, ValueError, KeyError, TypeError)
+
+
+class ShardError(ValueError):
+    """A folder of embeddings that holds something else; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An utterance without an embedding, and why."""
+
+    ID: str
+    wav: str
+    error: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of a part.
+
+    Attributes
+    ----------
+    part : int
+        Its number.
+    rows : int
+        Embeddings in its file.
+    size : int
+        Numbers in each.
+    failures : tuple of Failure
+        Utterances that are not in it, as many as the part has rows besides.
+    """
+
+    part: int
+    rows: int
+    size: int
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class EmbeddingJob:
+    """All that decides what a folder of embeddings holds; plain data, small, to send to workers.
+
+    Recordings are told by the manifest's IDs and paths: one that has changed in its place is not
+    noticed. How many are in a batch changes rounding only, and is not part of what a folder is of.
+
+    Parameters
+    ----------
+    manifest : PartedManifest
+        The recordings, in parts.
+    folder : str
+        Where the Parquet files go; made if it is missing.
+    model : str
+        `gemoclap_sb.models.digest.model_digest` of the model.
+    attribute : str
+        Its head.
+    batch_size : int or "auto"
+        As `gemoclap_sb.inference.bulk.BulkOptions` has it.
+    """
+
+    manifest: PartedManifest
+    folder: str
+    model: str
+    attribute: str
+    batch_size: int | str = "auto"
+
+    def name(self, part: Part) -> str:
+        """Of a part's file, without its ending."""
+        return f"part-{part.number:05d}-of-{len(self.manifest.parts):05d}"
+
+    def file(self, part: Part) -> Path:
+        """Where a part's embeddings are, or will be."""
+        return Path(self.folder, f"{self.name(part)}.parquet")
+
+    @property
+    def errors(self) -> Path:
+        """The folder of the lists of failures."""
+        return Path(self.folder, ABOUT, _ERRORS)
+
+    def open_folder(self) -> None:
+        """Make the folder if it is missing, and say in it what it is of.
+
+        ShardError if it holds anything but this job's parts.
+        """
+        folder = Path(self.folder)
+        description = folder / ABOUT / _DESCRIPTION
+        if description.exists():
+            self.check_folder()
+        ours = re.compile(rf"part-\d{{5,}}-of-{len(self.manifest.parts):05d}\.parquet")
+        for name in sorted(os.listdir(folder)) if folder.exists() else ():
+            if not (name.startswith(".") or name == ABOUT or ours.fullmatch(name)):
+                raise ShardError(
+                    f"{folder}: expected a new folder, or embeddings of this manifest in "
+                    f"{len(self.manifest.parts)} parts, found {name}. Name another folder."
+                )
+        if not description.exists():
+            write_json(description, self._description())
+
+    def check_folder(self) -> None:
+        """ShardError if the folder is of another model, manifest or cut."""
+        description = Path(self.folder, ABOUT, _DESCRIPTION)
+        try:
+            found = dict(read_json(description))
+        except _DAMAGED as error:
+            raise ShardError(
+                f"{description} cannot be read ({error}). Name another folder, or remove this file."
+            ) from error
+        for key, expected in self._description().items():
+            if found.get(key) != expected:
+                raise ShardError(
+                    f"{self.folder}: expected embeddings of {_said(key, expected)}, found those of "
+                    f"{_said(key, found.get(key))}. Name another folder, or remove this one."
+                )
+
+    def finished(self, part: Part) -> ShardResult | None:
+        """Tell what became of a part that is there; None if it is still to be made.
+
+        ShardError if its file is of another model or of other rows.
+        """
+        import pyarrow.parquet as pq
+
+        file = self.file(part)
+        if not file.exists():
+            return None
+        try:
+            with open(file, "rb") as opened:
+                found = pq.read_metadata(opened)
+            held = parquet.metadata_of(found.schema.to_arrow_schema())
+        except _DAMAGED as error:
+            logger.warning("%s is damaged and is made again (%s).", file, error)
+            return None
+        for key, expected in self._of_part(part).items():
+            if held.get(key) != expected:
+                raise ShardError(
+                    f"{file}: expected embeddings of {_said(key, expected)}, found those of "
+                    f"{_said(key, held.get(key))}. Name another folder, or remove this file."
+                )
+        failures = tuple(Failure(*cells) for cells in json.loads(held[_FAILED]))
+        return ShardResult(part.number, found.num_rows, int(held[_SIZE]), failures)
+
+    def write_failures(self, part: Part, failures: Sequence[Failure]) -> None:
+        """List the failures of a part, if the list is not there; remove that of another attempt."""
+        file = self.errors / f"{self.name(part)}.csv"
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for one in failures:
+            writer.writerow([harmless_cell(one.ID), harmless_path(one.wav), one.error])
+        told = buffer.getvalue().encode("utf-8", "backslashreplace")
+        if not failures:
+            file.unlink(missing_ok=True)
+        elif not file.exists() or file.read_bytes() != told:
+            with atomic_path(file) as temporary:
+                temporary.write_bytes(told)
+
+    def write(
+        self, part: Part, names: Sequence[str], vectors: np.ndarray, failures: Sequence[Failure]
+    ) -> None:
+        """Write a part: embeddings ``[N, D]`` of N names, and the failures."""
+        import pyarrow.parquet as pq
+
+        told = json.dumps([[one.ID, one.wav, one.error] for one in failures])
+        held = {**self._of_part(part), _SIZE: str(vectors.shape[1]), _FAILED: told}
+        # Before the part: one that is there has its list too.
+        self.write_failures(part, failures)
+        # Not beside the parts: the * of DuckDB takes hidden files too.
+        unfinished = Path(self.folder, ABOUT, self.file(part).name)
+        for left in unfinished.parent.glob(f".tmp-*-{unfinished.name}"):
+            # Of a process that was killed.
+            left.unlink(missing_ok=True)
+        table = parquet.table(names, vectors, parquet.schema(held))
+        try:
+            with atomic_path(unfinished) as temporary:
+                pq.write_table(table, temporary, **parquet.OPTIONS)
+            # Somebody else may have opened the folder at the same time.
+            self.check_folder()
+            os.replace(unfinished, self.file(part))
+        except FileNotFoundError:
+            # Unless another process has written the same part at the same moment.
+            if not self.file(part).exists():
+                raise
+
+    def _of_part(self, part: Part) -> dict[str, str]:
+        return {parquet.MODEL: self.model, _ATTRIBUTE: self.attribute, _ROWS: part.digest}
+
+    def _description(self) -> dict[str, str | int]:
+        return {
+            "model": self.model,
+            "attribute": self.attribute,
+            "rows_per_part": self.manifest.rows_per_part,
+            "parts": len(self.manifest.parts),
+            "manifest": self.manifest.digest,
+        }
+
+
+def embed_shard(
+    classifier: GEmoCLAPClassifier,
+    job: EmbeddingJob,
+    part: Part,
+    on_file: Callable[[], object] | None = None,
+) -> ShardResult:
+    r"""Embed a part of a manifest into its Parquet file, if that is not there yet.
+
+    Parameters
+    ----------
+    classifier : GEmoCLAPClassifier
+        The job's model.
+    job : EmbeddingJob
+        Whose `open_folder` was called, by whomever.
+    part : Part
+        One of its manifest's.
+    on_file : callable, optional
+        Called after each recording that is embedded, or fails.
+
+    Raises
+    ------
+    ShardError
+        If the folder is of something else.
+    ManifestError
+        If the manifest has changed.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy, soundfile
+    >>> from gemoclap_sb.data.parts import cut_manifest
+    >>> from gemoclap_sb.inference import GEmoCLAPClassifier
+    >>> from gemoclap_sb.inference.loading import DEFAULT_FOLDER
+    >>> from gemoclap_sb.models.digest import model_digest
+    >>> folder = getfixture("tmp_path")
+    >>> soundfile.write(folder / "a.wav", numpy.sin(numpy.arange(16000) / 20), 16000)
+    >>> _ = (folder / "all.csv").write_text("ID,wav\na,a.wav\nb,none.wav\n")
+    >>> classifier = GEmoCLAPClassifier.from_pretrained(DEFAULT_FOLDER, device="cpu")
+    >>> manifest, model = cut_manifest(folder / "all.csv"), model_digest(DEFAULT_FOLDER)
+    >>> job = EmbeddingJob(manifest, str(folder / "out"), model, classifier.attribute)
+    >>> job.open_folder()
+    >>> result = embed_shard(classifier, job, manifest.parts[0])
+    >>> result.rows, [failure.ID for failure in result.failures]
+    (1, ['b'])
+    >>> [path.name for path in (folder / "out").glob("*.parquet")]
+    ['part-00000-of-00001.parquet']
+    """
+    job.check_folder()
+    result = job.finished(part)
+    if result is None:
+        result = _made(classifier, job, part, on_file)
+    else:
+        job.write_failures(part, result.failures)
+    return result
+
+
+def _made(
+    classifier: GEmoCLAPClassifier,
+    job: EmbeddingJob,
+    part: Part,
+    on_file: Callable[[], object] | None,
+) -> ShardResult:
+    import numpy as np
+
+    rows = job.manifest.read(part)
+    vectors = np.empty((len(rows), classifier.mods.embedding_model.output_size), np.float32)
+    names: list[str] = []
+    failures: list[Failure] = []
+    paths = [row.path for row in rows]
+    # Nobody waits for the first result.
+    options = {"batch_size": job.batch_size, "first_window": len(paths), "progress": False}
+    found = classifier.encode_files(paths, **options)
+    for row, one in zip(rows, found, strict=True):
+        if one.embedding is None:
+            failures.append(Failure(row.ID, row.wav, one.error))
+        else:
+            vectors[len(names)] = one.embedding.numpy()
+            names.append(row.ID)
+        if on_file is not None:
+            on_file()
+    vectors = vectors[: len(names)]
+    job.write(part, names, vectors, failures)
+    return ShardResult(part.number, *vectors.shape, tuple(failures))
+
+
+def _said(key: str, value: object) -> str:
+    """Name what embeddings are of; of a digest, its beginning."""
+    value = value[:12] if isinstance(value, str) else value
+    return f"{key.replace('_', ' ')} {value}"
