@@ -50,7 +50,7 @@ from gemoclap_sb.training.locks import lock_folder
 from gemoclap_sb.training.overrides import check_complete, completed
 from gemoclap_sb.training.processes import is_group, on_main, place
 from gemoclap_sb.training.resources import told_resources
-from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, write_files
+from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, record_run, write_files
 from gemoclap_sb.training.run_folder import (
     ExperimentError,
     bind_data,
@@ -58,7 +58,6 @@ from gemoclap_sb.training.run_folder import (
     is_finished,
     learning_options,
     read_settings,
-    record_run,
     recorded_processes,
 )
 from gemoclap_sb.training.split_manifests import Prepare, check_data, find_manifests, read_splits

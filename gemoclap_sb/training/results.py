@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from gemoclap_sb.evaluation.figures import draw_confusion, draw_training_curves
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table, uncertainty_lines
 from gemoclap_sb.files import write_json
-from gemoclap_sb.training.run_folder import METRICS, ExperimentError, is_finished, read_record
+from gemoclap_sb.training.run_folder import METRICS, RUN, ExperimentError, is_finished, read_record
 
 DEBUG, UNFINISHED = "debug_", "test_only_"
 """Before the names of what ``--debug``, or ``--test_only`` amid a training, writes."""
+
+
+def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
+    """Write ``run.json``: seconds, versions, machine.
+
+    The seconds are those of this process, added to those of earlier processes that came to
+    their end; what a killed process spent is not known.
+    """
+    path = Path(folder) / RUN
+    before = read_record(path)["seconds"] if path.exists() else 0.0
+    packages = ("torch", "torchaudio", "speechbrain", "transformers", "gemoclap_sb")
+    record = {
+        "seconds": round(before + seconds, 1),
+        "device": device,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+    write_json(path, record)
 
 
 def check_result(folder: str | os.PathLike, result: Mapping[str, Any]) -> None:

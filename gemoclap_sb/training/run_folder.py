@@ -16,15 +16,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
@@ -320,26 +317,6 @@ def recorded_manifest(folder: str | os.PathLike, split: str = "test") -> dict[st
         return rows.set_index("ID").to_dict("index")
     except (OSError, ValueError, KeyError) as error:
         raise ExperimentError(f"the run's manifest {path} cannot be read: {error}") from error
-
-
-def record_run(folder: str | os.PathLike, seconds: float, device: str) -> None:
-    """Write ``run.json``: seconds, versions, machine.
-
-    The seconds are those of this process, added to those of earlier processes that came to
-    their end; what a killed process spent is not known.
-    """
-    path = Path(folder) / RUN
-    before = read_record(path)["seconds"] if path.exists() else 0.0
-    packages = ("torch", "torchaudio", "speechbrain", "transformers", "gemoclap_sb")
-    record = {
-        "seconds": round(before + seconds, 1),
-        "device": device,
-        "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }
-    write_json(path, record)
 
 
 def _prepared_root(record: Path) -> str:

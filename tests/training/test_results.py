@@ -13,6 +13,8 @@ import torch
 from gemoclap_sb.export import ExportError, export
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.experiment import main
+from gemoclap_sb.training.results import record_run
+from gemoclap_sb.training.run_folder import is_finished
 from tests.run_folders import own_manifests, tiny_run
 
 
@@ -213,3 +215,12 @@ def test_export_is_of_the_checkpoint_that_was_tested(finished, tmp_path):
     with pytest.raises(ExportError, match=f"its checkpoint of epoch {epoch}, which was tested"):
         export(finished, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_seconds_add_up_over_attempts(tmp_path):
+    record_run(tmp_path, 10.0, "cpu")
+    record_run(tmp_path, 5.5, "cpu")
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["seconds"] == 15.5
+    assert run["packages"]["torch"].startswith("2.11")
+    assert not is_finished(tmp_path)

@@ -12,10 +12,8 @@ from gemoclap_sb.training.run_folder import (
     ExperimentError,
     bind_data,
     check_settings,
-    is_finished,
     learning_options,
     read_settings,
-    record_run,
     told_permissions,
 )
 
@@ -319,12 +317,3 @@ def test_labels_may_be_numbers(hparams, tmp_path):
     hparams.write_text(YAML + "words: {0: low, 1: high}\n")
     begin(tmp_path / "run", read_settings(hparams))
     check_settings(tmp_path / "run", read_settings(hparams))
-
-
-def test_seconds_add_up_over_attempts(tmp_path):
-    record_run(tmp_path, 10.0, "cpu")
-    record_run(tmp_path, 5.5, "cpu")
-    run = json.loads((tmp_path / "run.json").read_text())
-    assert run["seconds"] == 15.5
-    assert run["packages"]["torch"].startswith("2.11")
-    assert not is_finished(tmp_path)
