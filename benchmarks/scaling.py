@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import resource
 import socket
@@ -164,7 +165,7 @@ def measure(options: Namespace, processes: int, way: str, size: int) -> dict[str
     ended = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
     )
-    found = [json.loads(path.read_text()) for path in options.folder.glob("[0-9].json")]
+    found = [json.loads(path.read_text()) for path in options.folder.glob("*.json")]
     if len(found) < processes:
         lack = ("allocate memory", "out of memory", "MemoryError", "OutOfMemoryError")
         if any(words in ended.stderr for words in lack):
@@ -239,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     least, most, reached = min(options.batch_sizes), max(options.batch_sizes), True
     print()
     for processes in options.processes:
-        times = memory[CACHED, processes, most] / memory[CACHED, processes, least]
+        found = [memory.get((CACHED, processes, size), math.inf) for size in (least, most)]
+        times = found[1] / found[0]
         reached &= times <= GOAL
         print(
             f"- micro-batches, {processes} processes: memory at {most} over that at {least}: "

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 _ENGINES = ("local", "ray")
 _OF_A_MANIFEST = ("data_root", "rows_per_part", "shard", "engine", "actors")
+_TORCHRUN = "TORCHELASTIC_RUN_ID"
 _RANK, _RANKS, _LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-_FOR_EVER = timedelta(days=365)
+# Until all processes of torchrun are there, and until the last of them is done.
+_PATIENCE, _FOR_EVER = timedelta(minutes=10), timedelta(days=365)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -104,6 +106,8 @@ def _checked_share(options: Namespace) -> tuple[int, int]:
         return 1, 1
     if options.actors is not None:
         raise UsageError("--actors: goes with --engine ray.")
+    if options.shard is not None and _TORCHRUN in os.environ and _rank() != (1, 1):
+        raise UsageError("--shard: torchrun's processes have their shares; leave it out.")
     return options.shard or _rank()
 
 
@@ -203,13 +207,25 @@ def _together() -> Iterator[None]:
     """Let no process of torchrun end before the others: it stops them all if one ends with 1."""
     import torch.distributed as dist
 
-    launched = dist.is_available() and dist.is_torchelastic_launched()
-    if launched:
-        dist.init_process_group("gloo", timeout=_FOR_EVER)
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        yield
+        return
+    try:
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+        patient = dist.new_group(timeout=_FOR_EVER)
+    except RuntimeError as error:
+        raise UsageError(
+            f"torchrun: the other processes did not come ({' '.join(str(error).split())}). Look "
+            "at what they say, and start all of them."
+        ) from error
     try:
         yield
-        if launched:
-            dist.barrier()
+        try:
+            dist.barrier(patient)
+        except RuntimeError as error:
+            raise UsageError(
+                "torchrun: another process is gone. This one's share is written; the same command "
+                "goes on with the others'."
+            ) from error
     finally:
-        if launched:
-            dist.destroy_process_group()
+        dist.destroy_process_group()

@@ -201,6 +201,7 @@ def _cut(
             if len(held) == rows_per_part:
                 close()
         if len(problems) >= _MOST_PROBLEMS:
+            problems.append("no row after this one was looked at")
             break
     if held:
         close()

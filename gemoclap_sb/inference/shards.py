@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ ABOUT = "__about__"
 _DESCRIPTION, _ERRORS = "embeddings.json", "errors"
 _COLUMNS = ("ID", "wav", "error")
 _ATTRIBUTE, _ROWS, _SIZE, _FAILED = "attribute", "rows", "size", "errors"
+_ATTEMPTS = 5
+# Lists in Arrow are told by 32 bits.
+_MOST_NUMBERS = 2**31 - 1
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 
 
@@ -202,22 +206,28 @@ class EmbeddingJob:
         held = {**self._of_part(part), _SIZE: str(vectors.shape[1]), _FAILED: told}
         # Before the part: one that is there has its list too.
         self.write_failures(part, failures)
-        # Not beside the parts: the * of DuckDB takes hidden files too.
-        unfinished = Path(self.folder, ABOUT, self.file(part).name)
-        for left in unfinished.parent.glob(f".tmp-*-{unfinished.name}"):
+        table = parquet.table(names, vectors, parquet.schema(held))
+        file = self.file(part)
+        for attempt in range(_ATTEMPTS):
+            # Not beside the parts: the * of DuckDB takes hidden files too.
+            unfinished = Path(self.folder, ABOUT, f"{secrets.token_hex(8)}-{file.name}")
+            try:
+                pq.write_table(table, unfinished, **parquet.OPTIONS)
+                # Somebody else may have opened the folder at the same time.
+                self.check_folder()
+                os.replace(unfinished, file)
+                break
+            except FileNotFoundError:
+                # Another process has written the same part at the same moment, and tidied up.
+                if file.exists():
+                    break
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            finally:
+                unfinished.unlink(missing_ok=True)
+        for left in Path(self.folder, ABOUT).glob(f"*-{file.name}"):
             # Of a process that was killed.
             left.unlink(missing_ok=True)
-        table = parquet.table(names, vectors, parquet.schema(held))
-        try:
-            with atomic_path(unfinished) as temporary:
-                pq.write_table(table, temporary, **parquet.OPTIONS)
-            # Somebody else may have opened the folder at the same time.
-            self.check_folder()
-            os.replace(unfinished, self.file(part))
-        except FileNotFoundError:
-            # Unless another process has written the same part at the same moment.
-            if not self.file(part).exists():
-                raise
 
     def _of_part(self, part: Part) -> dict[str, str]:
         return {parquet.MODEL: self.model, _ATTRIBUTE: self.attribute, _ROWS: part.digest}
@@ -297,13 +307,19 @@ def _made(
 ) -> ShardResult:
     import numpy as np
 
-    rows = job.manifest.read(part)
-    vectors = np.empty((len(rows), classifier.mods.embedding_model.output_size), np.float32)
+    rows, size = job.manifest.read(part), classifier.mods.embedding_model.output_size
+    if len(rows) * size > _MOST_NUMBERS:
+        raise ShardError(
+            f"{job.name(part)}: {len(rows)} embeddings of {size} numbers are more than a file "
+            f"takes ({_MOST_NUMBERS:,} numbers). Lower --rows-per-part."
+        )
+    vectors = np.empty((len(rows), size), np.float32)
     names: list[str] = []
     failures: list[Failure] = []
     paths = [row.path for row in rows]
     # Nobody waits for the first result.
-    options = {"batch_size": job.batch_size, "first_window": len(paths), "progress": False}
+    window = dict.fromkeys(("window", "first_window"), len(paths))
+    options = {"batch_size": job.batch_size, "progress": False, **window}
     found = classifier.encode_files(paths, **options)
     for row, one in zip(rows, found, strict=True):
         if one.embedding is None:

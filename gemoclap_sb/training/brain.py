@@ -28,8 +28,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_batches
+from gemoclap_sb.training.buffers import KeptBuffers
 from gemoclap_sb.training.checkpoints import best_key
-from gemoclap_sb.training.processes import least_of_all, place, share_buffers
+from gemoclap_sb.training.processes import average_gradients, least_of_all, place, share_buffers
 from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.shared_evaluation import gather_batches, share_of, without_ddp
 
@@ -152,13 +153,19 @@ class ResumableBrain(sb.Brain):
     def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
         """Train on a batch; its loss, on the CPU.
 
-        As the base class does, but that a batch whose loss is not finite leaves no gradient.
+        As the base class does, but that a batch whose loss is not finite on some process is left
+        out: it leaves no gradient, no trace in the buffers, and its loss is NaN.
         """
         should_step = self.step % self.grad_accumulation_factor == 0
         self.on_fit_batch_start(batch, should_step)
-        self.batch_ids = list(batch.id)
+        self.batch_ids, buffers = list(batch.id), KeptBuffers(self.modules)
         with self.no_sync(not should_step):
             outputs, loss = self.add_gradients(batch)
+        if not torch.isfinite(loss):
+            buffers.restore()
+            if should_step and not self.scaler.is_enabled():
+                # The backward pass that would have done so was left out.
+                average_gradients(self.modules)
         if should_step:
             self.optimizers_step()
         self.on_fit_batch_end(batch, outputs, loss, should_step)
@@ -169,19 +176,18 @@ class ResumableBrain(sb.Brain):
         with self.training_ctx:
             outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-        self.backward(loss)
-        return outputs, loss
+        return outputs, self.backward(loss)
 
-    def backward(self, loss: torch.Tensor) -> bool:
-        """Go back from a loss as far as there is a graph; False if the batch is to be left out."""
+    def backward(self, loss: torch.Tensor) -> torch.Tensor:
+        """Go back from a loss as far as there is a graph; NaN if the batch is to be left out."""
         # What one process leaves out, all do: they wait for each other's gradients.
-        finite = least_of_all(torch.isfinite(loss).to(loss.dtype))
-        self.check_loss_isfinite(loss if finite else loss + torch.nan)
+        if not least_of_all(torch.isfinite(loss).to(loss.dtype)):
+            loss = loss + torch.nan
+        self.check_loss_isfinite(loss)
         # The scaler of fp16 skips the step itself, and lowers its scale.
-        if not finite and not self.scaler.is_enabled():
-            return False
-        self.scaler.scale(loss / self.grad_accumulation_factor).backward()
-        return True
+        if torch.isfinite(loss) or self.scaler.is_enabled():
+            self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+        return loss
 
     def check_loss_isfinite(self, loss: torch.Tensor) -> None:
         """Warn of a loss that is NaN or infinite; ExperimentError once patience is at its end."""

@@ -132,7 +132,10 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
     if not all(map(is_finished, folders)):
         check_data(settings)
     lock = lock_folder(root)
-    clear_leftovers(root)
+    try:
+        clear_leftovers(root)
+    except OSError as error:
+        raise ExperimentError(f"{root}: {error}") from error
     missing = []
     for fold, folder in enumerate(folders, start=1):
         if is_finished(folder):

@@ -25,7 +25,7 @@ def exit_status(train: Callable[[], object]) -> int:
 
     0; 1 if memory or disk did not do or another process is gone, and the same command can go on
     from there; 2 if the training could not be done as asked. Of several processes, the first
-    that meets an error tells it, and the others end with its status.
+    that meets an error tells it, and the others end with 1 or 2 too.
     """
     try:
         train()

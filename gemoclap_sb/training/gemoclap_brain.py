@@ -155,13 +155,18 @@ class GEmoCLAPBrain(ResumableBrain):
             # Under SyncBatchNorm the processes meet in every micro-batch.
             count = micro_batch_count(len(given[0]), self.micro_batch_size)
             count = round(least_of_all(torch.tensor(count, device=self.device)))
-            cache = GradientCache(MicroBatches(*given, count), self.device)
-            # As DDP does it at the forward pass.
-            share_buffers(self.modules)
-            with without_ddp(self.modules):
-                outputs = cache.embed(self.modules.clap), labels
+            cache = None
+            if count == 1:
+                outputs = self.modules.clap(*given), labels
+            else:
+                cache = GradientCache(MicroBatches(*given, count), self.device)
+                # As DDP does it at the forward pass.
+                share_buffers(self.modules)
+                with without_ddp(self.modules):
+                    outputs = cache.embed(self.modules.clap), labels
             loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-        if self.backward(loss):
+        loss = self.backward(loss)
+        if cache and (torch.isfinite(loss) or self.scaler.is_enabled()):
             cache.backward(self.modules.clap, self.training_ctx, self.no_sync)
         return outputs, loss
 

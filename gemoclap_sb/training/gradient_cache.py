@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gemoclap_sb.lobes.lengths import sample_lengths
+from gemoclap_sb.training.buffers import KeptBuffers
 
 Outputs = dict[str, NamedTuple]
 
@@ -97,8 +98,7 @@ class GradientCache:
         a scalar (a temperature) is the same for every part. Call it without DDP's wrapper.
         """
         self.states, found = [], []
-        self.buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        self.inner = model
+        self.buffers = KeptBuffers(model)
         with torch.no_grad():
             for part in self.parts:
                 self.states.append(RandomState(self.device))
@@ -126,9 +126,7 @@ class GradientCache:
             ``no_sync(True)`` makes the context in which processes keep their gradients to
             themselves; they are summed with the last part.
         """
-        with torch.no_grad():
-            for name, buffer in self.inner.named_buffers():
-                buffer.copy_(self.buffers[name])
+        self.buffers.restore()
         last = len(self.parts) - 1
         for number, (part, state) in enumerate(zip(self.parts, self.states, strict=True)):
             state.restore()
@@ -227,7 +225,7 @@ def _joined(found: Sequence[Outputs], order: Tensor) -> Outputs:
             whole = tensors[0].clone()
         else:
             whole = torch.cat(list(tensors))[order.to(tensors[0].device)]
-        return whole.requires_grad_()
+        return whole.requires_grad_(whole.is_floating_point())
 
     return {
         head: type(output)(*map(joined, zip(*(of[head] for of in found), strict=True)))

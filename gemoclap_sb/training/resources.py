@@ -23,6 +23,7 @@ _SAVING = {
     "micro_batch_size": "a lower --micro_batch_size (now {})",
     "cache_gib": "a lower --cache_gib (now {})",
 }
+_SMALL = 8
 _AGAIN = "The same command goes on from the last checkpoint."
 
 
@@ -77,11 +78,12 @@ def _of_memory(hparams: Mapping[str, Any]) -> str:
         say.format(hparams[key])
         for key, say in _SAVING.items()
         if hparams.get(key) or hparams.get(key) is False
-        if hparams[key] is not True
+        # True is an integer too, and equal to 1, below which no size goes.
+        if not (isinstance(hparams[key], int) and hparams[key] == 1)
     ]
-    if hparams.get("micro_batch_size", 0) is None:
+    if hparams.get("micro_batch_size", 0) is None and hparams.get("batch_size", 0) > _SMALL:
         # A second forward pass is its price.
-        ways.append("--micro_batch_size 8")
+        ways.append(f"--micro_batch_size {_SMALL}")
     return (
         f"out of memory. What helps: {', '.join([*ways, '--precision bf16'])}. A run that has a "
         "checkpoint keeps its settings: with other ones give another --output_folder too."

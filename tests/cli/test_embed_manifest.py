@@ -130,6 +130,15 @@ def test_the_same_command_again_writes_nothing(whole, arguments, command):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+def test_ranks_have_their_shares_already(arguments, tmp_path, command, monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "1"), ("WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, value)
+    given = ["--output", tmp_path / "out", "--shard", "3/64"]
+    status, _, err = command("embed", *arguments, *given)
+    assert status == 2 and "--shard: torchrun's processes have their shares" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_shards_than_parts(arguments, tmp_path, command):
     status, _, err = command("embed", *arguments, "--output", tmp_path / "out", "--shard", "9/9")
     assert status == 0

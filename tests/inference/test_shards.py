@@ -200,3 +200,40 @@ def test_a_part_of_another_model_in_the_folder_is_refused(classifier, job, tmp_p
     Path(job.folder, "part-00000-of-00009.parquet").touch()
     with pytest.raises(ShardError, match="found part-00000-of-00009.parquet"):
         job.open_folder()
+
+
+def test_two_writers_of_one_part_are_both_served(classifier, job, monkeypatch):
+    """While one writes, another finishes the same part, and takes its file for a leftover."""
+    part = job.manifest.parts[0]
+    vectors = np.ones((2, 3), np.float32)
+    written, real = [], pq.write_table
+
+    def interrupted(table, path, **options):
+        real(table, path, **options)
+        written.append(Path(path))
+        if len(written) == 1:
+            # Killed meanwhile, by one that is about to write too.
+            for left in Path(job.folder, ABOUT).glob("*.parquet"):
+                left.unlink()
+
+    monkeypatch.setattr(pq, "write_table", interrupted)
+    job.write(part, ["a", "b"], vectors, [])
+    assert len(written) == 2 and written[0] != written[1]
+    assert pq.read_table(job.file(part))["ID"].to_pylist() == ["a", "b"]
+    assert not list(Path(job.folder, ABOUT).glob("*.parquet"))
+
+
+def test_what_a_killed_writer_left_goes_with_the_part(classifier, job):
+    left = Path(job.folder, ABOUT, f"0123abcd-{job.file(job.manifest.parts[0]).name}")
+    left.write_bytes(b"half")
+    other = left.with_name(f"0123abcd-{job.file(job.manifest.parts[1]).name}")
+    other.write_bytes(b"half")
+    embed_shard(classifier, job, job.manifest.parts[0])
+    assert not left.exists() and other.exists()
+
+
+def test_a_part_that_no_file_takes_is_refused_before_the_work(classifier, job, monkeypatch):
+    monkeypatch.setattr("gemoclap_sb.inference.shards._MOST_NUMBERS", 90)
+    monkeypatch.setattr(classifier, "encode_files", None)
+    with pytest.raises(ShardError, match="4 embeddings of 24 numbers are more .* --rows-per-part"):
+        embed_shard(classifier, job, job.manifest.parts[0])

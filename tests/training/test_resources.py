@@ -46,12 +46,20 @@ def test_memory(act):
 
 
 @pytest.mark.parametrize(
-    "given, way", [(None, "--micro_batch_size 8"), (4, "a lower --micro_batch_size (now 4)")]
+    ("size", "given", "ways"),
+    [
+        (32, None, "a lower --batch_size (now 32), --micro_batch_size 8, "),
+        (32, 4, "a lower --batch_size (now 32), a lower --micro_batch_size (now 4), "),
+        # What would not help is not advised.
+        (4, None, "a lower --batch_size (now 4), "),
+        (1, 1, ""),
+    ],
 )
-def test_micro_batches_help_with_memory(given, way):
-    with pytest.raises(OutOfResources) as error, told_resources({"micro_batch_size": given}, "out"):
+def test_micro_batches_help_with_memory(size, given, ways):
+    hparams = {"batch_size": size, "micro_batch_size": given}
+    with pytest.raises(OutOfResources) as error, told_resources(hparams, "out"):
         torch.empty(2**50)
-    assert f"What helps: {way}, --precision bf16." in str(error.value)
+    assert f"What helps: {ways}--precision bf16." in str(error.value)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's full disk")
