@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import shutil
 import signal
@@ -41,6 +42,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
         for title, text in report.sections
     ]
     return report
+
+
+@pytest.fixture(autouse=True)
+def _no_log_into_a_closed_stream():
+    """Forget the handlers that a training has left, with the stream of a test that is over."""
+    yield
+    known = logging.Logger.manager.loggerDict.values()
+    for logger in (logging.getLogger(), *(of for of in known if isinstance(of, logging.Logger))):
+        for handler in list(logger.handlers):
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
 
 
 def load_script(path: Path) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,8 @@ from gemoclap_sb.training.processes import FailedElsewhere, is_group, place
 from gemoclap_sb.training.resources import OutOfResources
 from gemoclap_sb.training.run_folder import ExperimentError
 
-_FAILED = "gemoclap_sb/failed"
+_FAILED, _ENDED = "gemoclap_sb/failed", "gemoclap_sb/ended"
+_SECONDS = 3.0
 
 
 def exit_status(train: Callable[[], object]) -> int:
@@ -50,6 +52,8 @@ def _failed(error: Exception | str, status: int) -> int:
     first, status = _claim(error, status)
     if first:
         print(f"error: {printable(error)}", file=sys.stderr, flush=True)
+    if is_group():
+        _let_others_ask()
     if is_group() and torch.distributed.get_backend() == "gloo":
         # Left to the interpreter's end, the group's threads can abort a process.
         torch.distributed.destroy_process_group()
@@ -70,6 +74,22 @@ def _claim(error: Exception | str, status: int) -> tuple[bool, int]:
         # The process that kept the store is gone.
         first = mine
     return first == mine, int(first.split()[1])
+
+
+def _let_others_ask() -> None:
+    """Keep the store, which the first process has, until the others have ended with an error too.
+
+    They need not, so the wait is short.
+    """
+    rank, count = place()
+    try:
+        store, until = _get_default_store(), time.monotonic() + _SECONDS
+        store.add(_ENDED, 1)
+        while rank == 0 and store.add(_ENDED, 0) < count and time.monotonic() < until:
+            time.sleep(0.01)
+    except RuntimeError:
+        # The process that kept it is gone.
+        return
 
 
 def _is_of_group(error: RuntimeError) -> bool:
