@@ -67,7 +67,7 @@ class GEmoCLAPBrain(ResumableBrain):
         if (size := self.micro_batch_size) is not None:
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ExperimentError(
-                    f"micro_batch_size: expected null or a whole number, 1 up, found {size!r}."
+                    f"micro_batch_size: expected null or a whole number, 1 or more, found {size!r}."
                 )
             kinds = _BatchNorm | SentenceNormalization
             if norms := [of for of in self.model.modules() if isinstance(of, kinds)]:
