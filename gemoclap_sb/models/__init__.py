@@ -2,10 +2,11 @@
 
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.class_layer import ClassLayer
+from gemoclap_sb.models.frame_classifier import FrameClassifier
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.models.towers import AudioTower, ClassTexts, PassThrough, TextTower
 
 __all__ = [
-    "AudioClassifier", "AudioTower", "ClassLayer", "ClassTexts", "GEmoCLAP", "PassThrough",
-    "TextTower",
+    "AudioClassifier", "AudioTower", "ClassLayer", "ClassTexts", "FrameClassifier", "GEmoCLAP",
+    "PassThrough", "TextTower",
 ]  # fmt: skip

@@ -200,10 +200,16 @@ def open_run(argv: Sequence[str] | None) -> Run:
         raise
 
 
-def load_splits(run: Run, prepare: Prepare | None = None) -> Splits:
-    """Find or prepare the manifests, check them, and make the datasets and label encoders."""
+def load_splits(
+    run: Run, prepare: Prepare | None = None, labels: Sequence[str] = ()
+) -> Splits:
+    """Find or prepare the manifests, check them, and make the datasets and label encoders.
+
+    ``labels`` are wanted beside those that the model, the objective and the prompts read.
+    """
     hparams = run.hparams
     columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
+    columns = list(dict.fromkeys([*columns, *labels]))
     # By one process: the others would read the header of every recording again.
     found, paths = on_main(_find_splits, run, prepare, columns)
     rows = found["rows"]
@@ -284,20 +290,29 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
         hparams["train_logger"].save_file = str(own.with_name(DEBUG + own.name))
     elif if_main_process():
         write_run_config(run.folder, brain.model, hparams["prompts"])
-    if hparams.get("pretrainer") is not None:
-        # A checkpoint of this run, if there is one, is recovered over it.
-        try:
-            hparams["pretrainer"].collect_files()
-            hparams["pretrainer"].load_collected()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ExperimentError(f"{run.hparams_file}: pretrainer: {error}") from error
-        except (EOFError, UnpicklingError) as error:
-            # torch's words for it advise to let the file run code.
-            raise ExperimentError(
-                f"{run.hparams_file}: pretrainer: a file of {hparams['pretrainer'].paths} is "
-                "damaged, or holds more than tensors."
-            ) from error
+    load_pretrained(run)
     return brain
+
+
+def load_pretrained(run: Run) -> None:
+    """Load what the experiment's ``pretrainer`` names, if it has one; ExperimentError if it fails.
+
+    A checkpoint of this run, if there is one, is recovered over it.
+    """
+    pretrainer = run.hparams.get("pretrainer")
+    if pretrainer is None:
+        return
+    try:
+        pretrainer.collect_files()
+        pretrainer.load_collected()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExperimentError(f"{run.hparams_file}: pretrainer: {error}") from error
+    except (EOFError, UnpicklingError) as error:
+        # torch's words for it advise to let the file run code.
+        raise ExperimentError(
+            f"{run.hparams_file}: pretrainer: a file of {pretrainer.paths} is "
+            "damaged, or holds more than tensors."
+        ) from error
 
 
 def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessment]:

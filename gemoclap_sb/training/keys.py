@@ -17,8 +17,11 @@ from gemoclap_sb.lobes.ssl_options import ATTENTIONS
 from gemoclap_sb.objectives.divergences import REDUCTIONS, SIMILARITIES
 from gemoclap_sb.objectives.label_matrices import TARGETS
 from gemoclap_sb.training.gemoclap_brain import SELECTING
-from gemoclap_sb.training.run_folder import ExperimentError, is_object
+from gemoclap_sb.training.run_folder import EARLIER_STAGES, ExperimentError, is_object
 
+STAGES = ("warm_up", "pseudo_labels", "stage_one", "stage_two")
+"""Of GMP-TL, in their order."""
+MARGINS = ("additive", "angular")
 _LONGEST_SHOWN = 80
 _INTEGER_SEEDS = 2**32
 
@@ -184,6 +187,20 @@ KEYS: dict[str, Kind] = {
     "warmup": SHARE_BELOW_ONE,
     "num_workers": whole(0, 1024),
     "modules": MAPPING,
+    # GMP-TL: its stages
+    "stage": either(NULL, choice(*STAGES)),
+    **dict.fromkeys(("warm_up_folder", "labels_folder", "stage_one_folder"), TEXT),
+    **dict.fromkeys(EARLIER_STAGES, MAPPING),
+    **dict.fromkeys(("warm_up_epochs", "stage_one_epochs"), whole(0)),
+    **dict.fromkeys(("warm_up_lr", "stage_one_lr"), number(above=0, most=100)),
+    "label_layers": several(whole(1), "[6, 9]"),
+    "clusters": several(whole(2, 2**20), "[8, 64, 512]"),
+    "label_attributes": several(TEXT, "[gender]", least=0),
+    "kmeans_passes": whole(1),
+    "block_seconds": number(above=0),
+    "margin": number(0),
+    "scale": either(NULL, number(above=0)),
+    "margin_kind": choice(*MARGINS),
 }
 AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH))
 """Keys of text: names and paths, which a command line may write as they are."""

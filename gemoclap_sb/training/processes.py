@@ -87,3 +87,13 @@ def share_buffers(modules: nn.Module) -> None:
         # What is the same everywhere may be a view that cannot be written.
         if not torch.equal(mine, of_main):
             mine.copy_(of_main)
+
+
+def mean_of_all(number: Tensor) -> Tensor:
+    """Give the mean of the processes' numbers, each a tensor of no dimensions."""
+    count = place()[1]
+    if count == 1:
+        return number
+    total = number.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / count

@@ -5,6 +5,7 @@ settings.json    the resolved settings, processes, precision, and digests of the
 config.json      the model without its weights, for export; tokenizer/ beside it
 manifests/       train.csv, valid.csv, test.csv
 save/            checkpoints: the best, the newest, and the one before it
+warm_up/  pseudo_labels/  stage_one/  what GMP-TL does first, each with a record written last
 predictions.csv  confusion.png  training.png
 metrics.json     the result, written last: a folder that has it is finished
 run.json         seconds, versions and machine; not part of the result
@@ -36,6 +37,8 @@ from gemoclap_sb.files import file_digest, read_json, write_json
 from gemoclap_sb.training.differing import roots, spelled_out
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
+# Trainings before the one whose result the run is, in folders of their own.
+EARLIER_STAGES = ("warm_up", "stage_one")
 
 # Keys that say where and how fast, not what: they are not recorded.
 UNRECORDED = frozenset(
@@ -45,6 +48,8 @@ UNRECORDED = frozenset(
     | {"epoch_counter", "train_logger", "checkpointer", "model", "clap", "modules"}
     # Stands in the prompts.
     | {"emotion_templates"}
+    # What of a run is done now; and its stages, whose arguments stand at top level.
+    | {"stage", *EARLIER_STAGES}
 )
 
 # Options of SpeechBrain's that change what is learnt, beside the precision.
@@ -267,13 +272,14 @@ def _recordable(settings: Mapping[str, Any], options: Mapping[str, Any] | None) 
         # A run begun before there were these keys goes on.
         kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
     if kept.get("pretrainer"):
-        kept["pretrainer"] = _sources(kept["pretrainer"])
+        kept["pretrainer"] = _sources(kept["pretrainer"], settings.get("output_folder"))
     # As JSON gives it back, so that equal settings compare equal.
     return json.loads(json.dumps(kept | dict(options or {})))
 
 
 def _is_begun(folder: str | os.PathLike) -> bool:
-    return is_finished(folder) or any((Path(folder) / "save").glob("CKPT*"))
+    places = [Path(folder), *(Path(folder) / stage for stage in EARLIER_STAGES)]
+    return is_finished(folder) or any(any(of.glob("save/CKPT*")) for of in places)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -325,11 +331,26 @@ def _prepared_root(record: Path) -> str:
     return str(arguments.get("data_folder") or "$data_root")
 
 
-def _sources(pretrainer: Mapping[str, Any]) -> dict[str, str]:
-    """Say what a pretrainer loads, without the description of what it loads into."""
+def _sources(pretrainer: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+    """Say what a pretrainer loads, without the description of what it loads into.
+
+    What lies in the run's own folder moves with it.
+    """
     [arguments] = pretrainer.values()
     paths = arguments.get("paths") or {}
-    return {name: os.path.realpath(of) if os.path.exists(of) else of for name, of in paths.items()}
+    inside = {name: Path(of) for name, of in paths.items() if folder and _lies_in(of, folder)}
+    return {
+        name: inside[name].relative_to(folder).as_posix()
+        if name in inside
+        else os.path.realpath(of)
+        if os.path.exists(of)
+        else of
+        for name, of in paths.items()
+    }
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
 
 
 def _with_real_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
