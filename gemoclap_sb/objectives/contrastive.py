@@ -29,6 +29,7 @@ from gemoclap_sb.objectives.divergences import (
 from gemoclap_sb.objectives.label_matrices import (
     TARGETS,
     check_choice,
+    checked_weights,
     label_matrix,
     labels_of,
     soft_label_matrix,
@@ -52,21 +53,11 @@ class _LabelObjective(nn.Module):
         cross_entropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        for attribute, weight in weights.items():
-            if not (math.isfinite(weight) and 0.0 <= weight <= 1.0):
-                raise ValueError(
-                    f"weights[{attribute!r}]: expected a number in [0, 1], found {weight!r}."
-                )
-        if not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
-            raise ValueError(
-                "weights: expected one {attribute: weight} or more with a sum of 1, found "
-                f"{sum(weights.values()):g} in {dict(weights)}."
-            )
+        self.weights = checked_weights(weights)
         # Here too, and not with the first batch only: the encoders take long to load.
         check_choice("similarity", similarity, SIMILARITIES)
         check_choice("reduction", reduction, REDUCTIONS)
         check_choice("target", target, TARGETS)
-        self.weights = {attribute: float(weight) for attribute, weight in weights.items()}
         named = {"intra_weight": intra_weight, "cross_entropy_weight": cross_entropy_weight}
         for name, weight in named.items():
             if not (math.isfinite(weight) and weight >= 0.0):

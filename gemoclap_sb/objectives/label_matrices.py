@@ -5,6 +5,7 @@ Source: Pan et al., arXiv 2306.07848, section 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import torch.nn.functional as F
@@ -97,3 +98,18 @@ def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
     """Refuse an option that is not one of those allowed, with a ValueError that names it."""
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {allowed}, found {value!r}.")
+
+
+def checked_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """Return attributes' weights, in [0, 1] with a sum of 1, as floats; else ValueError."""
+    for attribute, weight in weights.items():
+        if not (math.isfinite(weight) and 0.0 <= weight <= 1.0):
+            raise ValueError(
+                f"weights[{attribute!r}]: expected a number in [0, 1], found {weight!r}."
+            )
+    if not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
+        raise ValueError(
+            "weights: expected one {attribute: weight} or more with a sum of 1, found "
+            f"{sum(weights.values()):g} in {dict(weights)}."
+        )
+    return {attribute: float(weight) for attribute, weight in weights.items()}
