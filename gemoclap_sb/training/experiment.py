@@ -200,9 +200,7 @@ def open_run(argv: Sequence[str] | None) -> Run:
         raise
 
 
-def load_splits(
-    run: Run, prepare: Prepare | None = None, labels: Sequence[str] = ()
-) -> Splits:
+def load_splits(run: Run, prepare: Prepare | None = None, labels: Sequence[str] = ()) -> Splits:
     """Find or prepare the manifests, check them, and make the datasets and label encoders.
 
     ``labels`` are wanted beside those that the model, the objective and the prompts read.

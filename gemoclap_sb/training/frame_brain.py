@@ -74,7 +74,11 @@ def frames_right(output: FrameOutput, labels: LongTensor) -> tuple[int, ...]:
     valid = mask_from_lengths(output.lengths, frames)
     cut = labels[:, :frames]
     found = [
-        int((scores[:, : cut.shape[1]].argmax(-1) == cut[..., scale])[valid[:, : cut.shape[1]]].sum())
+        int(
+            (scores[:, : cut.shape[1]].argmax(-1) == cut[..., scale])[
+                valid[:, : cut.shape[1]]
+            ].sum()
+        )
         for scale, scores in enumerate(output.logits)
     ]
     return (*found, int(valid.sum()))

@@ -275,7 +275,10 @@ class Stages:
             return
         record = self.check_stage(before)
         load_pretrained(stage)
-        if stage.hparams["pretrainer"] is not None and weights_digest(self.encoder) != record["encoder"]:
+        if (
+            stage.hparams["pretrainer"] is not None
+            and weights_digest(self.encoder) != record["encoder"]
+        ):
             raise ExperimentError(
                 f"{self.folder(before)}: {ENCODER_WEIGHTS} does not hold what was written. Delete "
                 f"the folder and run --stage {before}."
