@@ -14,7 +14,8 @@ that an utterance alone and an utterance in a batch see the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from torch.nn.functional import conv2d
 from torch.utils.checkpoint import checkpoint
 
 from gemoclap_sb.lobes.configured import Configured
+from gemoclap_sb.lobes.layer_frames import check_layers, mean_frames
 from gemoclap_sb.lobes.lengths import (
     mask_from_lengths,
     normalize_valid,
@@ -42,6 +44,14 @@ class _Valid(NamedTuple):
     mask: Tensor  # bool [B, 1, 1, F]
     size: Tensor  # [B], bands times frames
     positions: Tensor | None  # for BatchNorm in training
+
+
+class _Output(NamedTuple):
+    """What a block gives: the second and third say which part of it is speech."""
+
+    x: Tensor  # [B, C, bands, F]
+    valid: _Valid
+    lengths: Tensor  # [B]
 
 
 class ResNetEncoder(Configured):
@@ -157,6 +167,36 @@ class ResNetEncoder(Configured):
 
         ``wav_lens`` [B] are relative to the longest; by default all are as long.
         """
+        (x, valid, lengths), _ = self._run_blocks(wavs, wav_lens)
+        x = self.join(_normalized(self.last_norm, x, valid).flatten(1, 2))
+        mask = mask_from_lengths(lengths, x.shape[2])
+        positions = valid_positions(mask) if self.training else None
+        frames = normalize_valid(self.join_norm, x, positions).relu() * mask.unsqueeze(1)
+        return frames.transpose(1, 2)
+
+    def layer_frames(self, wavs: Tensor, wav_lens: Tensor | None, layers: Sequence[int]) -> Tensor:
+        """Give the outputs of blocks from 1 to `depth` side by side, float32 [B, F, their sizes].
+
+        A block's is one vector a frame, of all channels and bands, at the rate of `forward`: the
+        mean of its own frames in the time of one. Waveforms, F and zeros as in `forward`;
+        ValueError for layers that are none.
+        """
+        layers = check_layers(layers, self.depth)
+        _, found = self._run_blocks(wavs, wav_lens, set(layers))
+        parts = {}
+        for layer, (x, _, lengths) in found.items():
+            parts[layer] = mean_frames(x.flatten(1, 2), lengths, prod(self.strides[layer + 1 :]))
+        return torch.cat([parts[layer] for layer in layers], dim=2)
+
+    @property
+    def depth(self) -> int:
+        """How many blocks there are."""
+        return len(self.blocks)
+
+    def _run_blocks(
+        self, wavs: Tensor, wav_lens: Tensor | None, wanted: Collection[int] = ()
+    ) -> tuple[_Output, dict[int, _Output]]:
+        """Run stem and blocks; return the last output and those of the wanted blocks, from 1 on."""
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
         samples = sample_lengths(wavs, wav_lens)
@@ -165,17 +205,16 @@ class ResNetEncoder(Configured):
         lengths = _strided(lengths, 2)
         valid = _valid(x, lengths, self.training)
         x = _normalized(self.stem_norm, x, valid)
-        for block in self.blocks:
+        found = {}
+        for place, block in enumerate(self.blocks, start=1):
             before = valid
             if block.stride > 1:
                 lengths = _strided(lengths, block.stride)
                 valid = _valid(x[:, :, ::2, ::2], lengths, self.training)
             x = self._run(block, x, before, valid)
-        x = self.join(_normalized(self.last_norm, x, valid).flatten(1, 2))
-        mask = mask_from_lengths(lengths, x.shape[2])
-        positions = valid_positions(mask) if self.training else None
-        frames = normalize_valid(self.join_norm, x, positions).relu() * mask.unsqueeze(1)
-        return frames.transpose(1, 2)
+            if place in wanted:
+                found[place] = _Output(x, valid, lengths)
+        return _Output(x, valid, lengths), found
 
     def _run(self, block: SEBasicBlock, x: Tensor, before: _Valid, after: _Valid) -> Tensor:
         if not (self.gradient_checkpointing and self.training):

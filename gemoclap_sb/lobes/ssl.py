@@ -12,17 +12,18 @@ arXiv 2106.09685; Yang et al., "SUPERB", arXiv 2105.01051, for the weighted sum 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from speechbrain.integrations.huggingface.huggingface import HFTransformersInterface
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from gemoclap_sb.lobes.adapters import insert_lora
 from gemoclap_sb.lobes.attention import fuse_wavlm_attention
+from gemoclap_sb.lobes.layer_frames import check_layers
 from gemoclap_sb.lobes.lengths import (
     length_groups,
     mask_from_lengths,
@@ -40,7 +41,8 @@ from gemoclap_sb.lobes.padding import (
     spec_augment,
 )
 from gemoclap_sb.lobes.source_weights import SourceWeights
-from gemoclap_sb.lobes.ssl_options import MODEL_TYPES, SAMPLE_RATE, check_options
+from gemoclap_sb.lobes.ssl_checkpoints import check_config, reads_normalized
+from gemoclap_sb.lobes.ssl_options import SAMPLE_RATE, check_options
 
 
 class SSLEncoder(SourceWeights, HFTransformersInterface):
@@ -125,7 +127,7 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
         # transformers would otherwise take a half-precision checkpoint's own type.
         super().__init__(self.source, save_path, dtype=torch.float32, output_loading_info=True)
         if normalize_wav is None:
-            self.options["normalize_wav"] = self._read_preprocessor(save_path)
+            self.options["normalize_wav"] = reads_normalized(self.source, save_path)
         self._assemble()
         # Frozen wherever it is not used, and some checkpoints leave it out.
         self.remember_source(save_path, {"masked_spec_embed"})
@@ -170,6 +172,24 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
         `wav_lens` [B] are relative to T; None where nothing is padded. ValueError for wrong shapes,
         or an utterance shorter than one frame. What the padding holds is not read.
         """
+        return self._encode(wavs, wav_lens, None)
+
+    def layer_frames(self, wavs: Tensor, wav_lens: Tensor | None, layers: Sequence[int]) -> Tensor:
+        """Give the frames of layers from 1 to `depth` side by side, [B, F, len(layers) x D].
+
+        Of a layer they are what transformers calls its hidden states; of the model's last one,
+        its output, after the final layer norm where there is one. Waveforms, F and errors as in
+        `forward`, and a ValueError for layers that are none.
+        """
+        return self._encode(wavs, wav_lens, check_layers(layers, self.depth))
+
+    @property
+    def depth(self) -> int:
+        """How many layers there are."""
+        return len(self.model.encoder.layers)
+
+    def _encode(self, wavs: Tensor, wav_lens: Tensor | None, layers: list[int] | None) -> Tensor:
+        """Give the output frames, or those of `layers` side by side."""
         samples = self._measure(wavs, wav_lens)
         valid = None if samples is None else mask_from_lengths(samples, wavs.shape[1])
         wavs = normalize_waveforms(wavs.float(), valid, self.options["normalize_wav"])
@@ -177,11 +197,11 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
             wavs = F.pad(wavs, (0, max(0, self.shortest - wavs.shape[1])))
             samples = None if samples is None else samples.clamp(min=self.shortest)
         if samples is None or not self._may_split(wavs):
-            return self._frames(wavs, samples)
+            return self._frames(wavs, samples, layers)
         counts = self.frame_lengths(samples)
         groups = length_groups(counts.tolist())
-        parts = [self._frames(*_unpadded(wavs[rows], samples[rows])) for rows in groups]
-        frames = parts[0].new_zeros(len(wavs), int(counts.max()), self.output_size)
+        parts = [self._frames(*_unpadded(wavs[rows], samples[rows]), layers) for rows in groups]
+        frames = parts[0].new_zeros(len(wavs), int(counts.max()), parts[0].shape[2])
         for rows, part in zip(groups, parts, strict=True):
             frames[rows, : part.shape[1]] = part
         return frames
@@ -203,26 +223,8 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
 
     def override_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Check that the checkpoint can serve and set what the options say."""
-        options, kind = self.options, config.model_type
-        if kind not in MODEL_TYPES:
-            known = ", ".join(MODEL_TYPES)
-            raise ValueError(f"{self.source}: expected a model_type among {known}, found {kind!r}")
-        if getattr(config, "add_adapter", False):
-            raise ValueError(
-                f"{self.source}: its configuration has add_adapter=true, a strided stack that "
-                "mixes padding into the frames; use a checkpoint without it"
-            )
-        if options["attention"] == "flex" and kind != "wavlm":
-            raise ValueError(
-                f"attention: expected 'auto', 'sdpa' or 'eager' for {kind!r}, found 'flex', which "
-                "is for WavLM's position bias"
-            )
-        augments = config.mask_time_prob or config.mask_feature_prob
-        if options["apply_spec_augment"] and not augments:
-            raise ValueError(
-                f"{self.source}: apply_spec_augment=True, but mask_time_prob and mask_feature_prob "
-                "are both 0 in its config.json; set one there or turn the option off"
-            )
+        options = self.options
+        check_config(self.source, config, options)
         config.apply_spec_augment = options["apply_spec_augment"]
         config.layerdrop = 0.0
         if options["attention_dropout"] is not None:
@@ -255,22 +257,6 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
         """Name the attention that transformers is asked for; WavLM's is replaced afterwards."""
         eager = self.config.model_type == "wavlm" or self.options["attention"] == "eager"
         return "eager" if eager else "sdpa"
-
-    def _read_preprocessor(self, save_path: str) -> bool:
-        """Ask the checkpoint's preprocessor whether waveforms are normalised."""
-        try:
-            preprocessor = AutoFeatureExtractor.from_pretrained(self.source, cache_dir=save_path)
-        except OSError as error:
-            raise ValueError(
-                f"{self.source}: expected a preprocessor_config.json, found none that loads; "
-                "say normalize_wav=True or False"
-            ) from error
-        if preprocessor.sampling_rate != SAMPLE_RATE:
-            raise ValueError(
-                f"{self.source}: expected a model of {SAMPLE_RATE} Hz, found "
-                f"{preprocessor.sampling_rate} Hz in preprocessor_config.json"
-            )
-        return bool(preprocessor.do_normalize)
 
     def _assemble(self) -> None:
         """Apply the options to the loaded model; the same for both ways of construction."""
@@ -331,22 +317,31 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
             for module in self.model.modules()
         )
 
-    def _frames(self, wavs: Tensor, samples: Tensor | None) -> Tensor:
+    def _frames(self, wavs: Tensor, samples: Tensor | None, layers: list[int] | None) -> Tensor:
         """Run the model on normalised waveforms: frames [B, F, D], zero past each utterance's."""
+        depth, is_weighted = self.depth, self.options["layers"] == "weighted"
+        # Only a weighted sum wants them all, which takes memory.
+        wanted = layers or (range(depth + 1) if is_weighted else [depth])
         with torch.set_grad_enabled(_builds_graph(self.model)):
-            states, valid = self._hidden_states(wavs, samples)
-        frames = states[-1]
-        if self.options["layers"] == "weighted":
+            states, valid = self._hidden_states(wavs, samples, set(wanted))
+        if layers is not None:
+            frames = torch.cat([states[layer] for layer in layers], dim=-1)
+        elif is_weighted:
             weights = torch.softmax(self.layer_weights, dim=0)
-            frames = sum(weight * state for weight, state in zip(weights, states, strict=True))
+            frames = sum(weight * states[layer] for layer, weight in enumerate(weights))
+        else:
+            frames = states[depth]
         if valid is not None:
             frames = frames.masked_fill(~valid.unsqueeze(-1), 0.0)
         return frames.float()
 
     def _hidden_states(
-        self, wavs: Tensor, samples: Tensor | None
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """Run the model; return its last state, or those of all layers, and the mask of frames."""
+        self, wavs: Tensor, samples: Tensor | None, wanted: Collection[int]
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Run the model up to the last of the wanted layers; return their states and the mask.
+
+        Layer 0 is the encoder's input.
+        """
         model, encoder = self.model, self.model.encoder
         recompute = self.options["gradient_checkpointing"] and self.training
         with torch.set_grad_enabled(_builds_graph(model.feature_extractor)):
@@ -368,22 +363,22 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
         hidden = hidden + positional_embedding(encoder.pos_conv_embed, hidden, valid)
         hidden = encoder.dropout(hidden if self.pre_norm else encoder.layer_norm(hidden))
 
-        states = [hidden]
+        states = {0: hidden} if 0 in wanted else {}
         mask = valid
         if valid is not None and self.config.model_type != "wavlm":
             mask = attention_mask(valid, hidden.dtype, self._stock_attention() == "eager")
         arguments = {"attention_mask": mask}
-        for layer in encoder.layers:
+        for place, layer in zip(range(1, max(wanted) + 1), encoder.layers, strict=False):
             hidden = run_layer(layer, hidden, recompute=recompute, **arguments)
             if isinstance(hidden, tuple):
                 # Older versions of transformers give a tuple without a position bias too.
                 hidden, *bias = hidden
                 if bias:
                     arguments["position_bias"] = bias[0]
-            # Only a weighted sum wants them all, which takes memory.
-            states = [*states, hidden] if self.options["layers"] == "weighted" else [hidden]
-        if self.pre_norm:
-            states[-1] = encoder.layer_norm(hidden)
+            if place in wanted:
+                states[place] = hidden
+        if self.pre_norm and self.depth in wanted:
+            states[self.depth] = encoder.layer_norm(hidden)
         return states, valid
 
 

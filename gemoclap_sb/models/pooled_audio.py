@@ -77,6 +77,41 @@ class PooledAudio(nn.Module):
             )
         return frames, frame_lengths(self.audio_encoder, frames, wavs, wav_lens)
 
+    def encode_layer_frames(
+        self, wavs: Tensor, wav_lens: Tensor, layers: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Frames of intermediate layers of the audio lobe, side by side, trimmed as above.
+
+        Parameters
+        ----------
+        wavs, wav_lens : Tensor
+            As for `encode_frames`.
+        layers : Sequence[int]
+            From 1 to the lobe's ``depth``.
+
+        Returns
+        -------
+        frames : Tensor
+            ``[B, F, sum of the layers' sizes]``.
+        lengths : Tensor
+            int64 ``[B]``, how many frames of each utterance are its own.
+
+        Raises
+        ------
+        ValueError
+            If the lobe gives no such frames, or has no such layer.
+        """
+        lobe = self.audio_encoder
+        if not (hasattr(lobe, "layer_frames") and hasattr(lobe, "frame_lengths")):
+            raise ValueError(
+                f"audio_encoder ({type(lobe).__name__}): expected a lobe with the methods "
+                "layer_frames(wavs, wav_lens, layers) and frame_lengths(samples), as SSLEncoder "
+                "and ResNetEncoder have them"
+            )
+        wavs, wav_lens = self.trim(wavs, wav_lens)
+        frames = lobe.layer_frames(wavs, wav_lens, layers)
+        return frames, frame_lengths(lobe, frames, wavs, wav_lens)
+
     @mark_as_saver
     def save_checkpoint(self, path: str | os.PathLike) -> None:
         """Write what was trained, and name the source of the rest."""

@@ -107,6 +107,30 @@ def test_the_baseline_averages_its_scores(wavs):
     torch.testing.assert_close(found, torch.stack(each).mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_frames_of_layers_are_those_of_the_trimmed_lobe(model, wavs):
+    padded = wavs[0].clone()
+    padded[0, :3000] = 0.0  # silence, which the model leaves out
+    lobe = model.audio_encoder
+    frames, lengths = model.encode_layer_frames(padded, wavs[1], [1, 2])
+    assert torch.equal(lengths, model.encode_frames(padded, wavs[1])[1])
+    for row, count in zip(frames, lengths, strict=True):
+        assert not row[count:].any()
+    trimmed = model.trim(padded[:1, : SAMPLES[0]], torch.ones(1))[0]
+    assert trimmed.shape[1] == 7000
+    alone = lobe.layer_frames(trimmed, None, [1, 2])[0]
+    torch.testing.assert_close(frames[0, : lengths[0]], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_lobe_without_frames_of_layers_is_named(model, wavs):
+    model.audio_encoder = torch.nn.Identity()
+    with pytest.raises(
+        ValueError, match="audio_encoder \\(Identity\\).*layer_frames.*frame_lengths"
+    ):
+        model.encode_layer_frames(*wavs, [1])
+
+
 def test_speeds_that_are_none_are_named():
     lobe = ResNetEncoder(n_mels=20, channels=[4], strides=[2])
     with pytest.raises(ValueError, match="tta_speeds: expected one or more whole numbers"):
