@@ -28,22 +28,20 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import re
 import resource
 import sys
 import tempfile
 import time
 import warnings
 from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
-from collections import defaultdict, namedtuple
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+import encoder_tables as tables
 import numpy as np
 import torch
 import transformers
@@ -72,41 +70,6 @@ SENTENCES = {"emotion": EMOTIONS, "gender": ["a female speaker", "a male speaker
 WEIGHTS = {"emotion": 0.9, "gender": 0.1}
 FIGURES = ("size", "training", "memory", "padding", "inference", "difference")
 PARTS = ("attention", "heads", "rows")
-STOCK, ALL = "stock path", "all together"
-# Frozen builds no graph; no gradient, the stock lobe's way, does. Infers: inference differs.
-Row = namedtuple("Row", "name lobe attention batching prompts front_end adam infers")
-ROWS = [
-    Row(STOCK, "stock", "eager", "random", "every", "trained", "plain", True),
-    Row("our lobe", "ours", "eager", "random", "every", "trained", "plain", True),
-    Row("sdpa", "ours", "sdpa", "random", "every", "trained", "plain", True),
-    Row("flex", "ours", "flex", "random", "every", "trained", "plain", True),
-    Row("sampler", "stock", "eager", "pooled", "every", "trained", "plain", True),
-    Row("prompts", "stock", "eager", "random", "distinct", "trained", "plain", False),
-    Row("freezing, stock", "stock", "eager", "random", "every", "no gradient", "plain", False),
-    Row("freezing", "ours", "eager", "random", "every", "frozen", "plain", False),
-    Row("fused Adam", "stock", "eager", "random", "every", "trained", "fused", False),
-    Row("all but freezing", "ours", "sdpa", "pooled", "distinct", "trained", "fused", False),
-    Row(ALL, "ours", "sdpa", "pooled", "distinct", "frozen", "fused", True),
-    Row(f"{ALL}, flex", "ours", "flex", "pooled", "distinct", "frozen", "fused", True),
-    Row(f"{ALL}, checkpointed", "ours", "sdpa", "pooled", "distinct", "frozen", "fused", False),
-]
-# A piece, the row that has it, and the row that lacks this piece only.
-GAINS = [
-    ("lobe, pooling, text lobe", "our lobe", STOCK),
-    ("attention: eager to sdpa", "sdpa", "our lobe"),
-    ("attention: eager to flex, no dropout", "flex", "our lobe"),
-    ("sampler: random to length-pooled", "sampler", STOCK),
-    ("prompts: all to distinct", "prompts", STOCK),
-    ("front end: trained to requires_grad=False", "freezing, stock", STOCK),
-    ("front end: trained to frozen without a graph", "freezing", "our lobe"),
-    ("front end: requires_grad=False to no graph", "freezing", "freezing, stock"),
-    ("Adam: plain to fused", "fused Adam", STOCK),
-    ("all but freezing: the same weights trained", "all but freezing", STOCK),
-    ("lobe, prompts, front end, Adam: on the sampler's batches", ALL, "sampler"),
-    ("all together", ALL, STOCK),
-    ("all together, flex, no attention dropout", f"{ALL}, flex", STOCK),
-    ("gradient checkpointing", f"{ALL}, checkpointed", ALL),
-]
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
@@ -222,7 +185,7 @@ class EveryPromptGEmoCLAP(GEmoCLAP):
         return nn.functional.normalize(vectors.float(), dim=-1)
 
 
-def build_model(options: Namespace, family: str, row: Row, heads: Sequence[str]) -> GEmoCLAP:
+def build_model(options: Namespace, family: str, row: tables.Row, heads: Sequence[str]) -> GEmoCLAP:
     """Put the lobes of a row into a GEmoCLAP; projections are the same on both paths."""
     audio_paths, text_paths = ([str(options.folder / name)] * 2 for name in (family, "text"))
     settings: dict[str, object] = {"freeze_feature_extractor": row.front_end != "trained"}
@@ -274,7 +237,9 @@ def rate(options: Namespace, call: Callable, batching: str, size: int) -> float:
     return sum(map(len, picked)) / median(seconds)
 
 
-def make_step(options: Namespace, model: GEmoCLAP, objective: nn.Module, row: Row) -> Callable:
+def make_step(
+    options: Namespace, model: GEmoCLAP, objective: nn.Module, row: tables.Row
+) -> Callable:
     """Make the function that trains on a batch."""
     fused = {"fused": True} if row.adam == "fused" else {}
     optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5, **fused)
@@ -290,7 +255,9 @@ def make_step(options: Namespace, model: GEmoCLAP, objective: nn.Module, row: Ro
     return step
 
 
-def measure_training(options: Namespace, family: str, row: Row, size: int) -> dict[str, float]:
+def measure_training(
+    options: Namespace, family: str, row: tables.Row, size: int
+) -> dict[str, float]:
     """Measure the figures of a row's training."""
     before = peak_memory(options)
     model = build_model(options, family, row, ["emotion"])
@@ -306,7 +273,7 @@ def measure_training(options: Namespace, family: str, row: Row, size: int) -> di
 
 @torch.no_grad()
 def measure_inference(
-    options: Namespace, family: str, row: Row, size: int
+    options: Namespace, family: str, row: tables.Row, size: int
 ) -> dict[str, float | None]:
     """Measure the figures of a row's inference, the difference None where it is left out."""
     model = build_model(options, family, row, ["emotion"]).eval()
@@ -318,7 +285,7 @@ def measure_inference(
             return model.encode_audio(wavs, wav_lens) @ classes
 
         figures = {"inference": rate(options, infer, way, size), "difference": None}
-    if row.name in (STOCK, "our lobe", ALL):
+    if row.name in (tables.STOCK, "our lobe", tables.ALL):
         # A GPU's convolutions round to ten bits by default, which is no property of the lobes.
         torch.backends.cudnn.allow_tf32 = False
         (chosen,) = typical_batches("random", options.seconds, size, options.seed, 1)
@@ -332,7 +299,7 @@ def measure_inference(
 
 def measure_heads(options: Namespace, family: str, turns: int) -> list[list[float]]:
     """Seconds of steps of Emo-CLAP and of ML-GEmo-CLAP on the same encoders."""
-    (row,) = (row for row in rows_of(options, family) if row.name == ALL)
+    (row,) = (row for row in tables.rows_of(options, family) if row.name == tables.ALL)
     (of,) = typical_batches(row.batching, options.seconds, options.batch_size, options.seed, 1)
     objectives = (contrastive.EmoCLAPObjective(), contrastive.MultiTaskObjective(WEIGHTS))
     emotion, multi = (build_model(options, family, row, one.heads) for one in objectives)
@@ -374,20 +341,6 @@ def measure_attention(options: Namespace, names: list[str], dropout: float, turn
     return by_turns(options, calls, turns), peak_memory(options) - before
 
 
-def rows_of(options: Namespace, family: str) -> list[Row]:
-    """List the rows of a family, the stock path first."""
-    rows = ROWS if options.gradient_checkpointing else ROWS[:-1]
-    if family not in options.ablation:
-        rows = [row for row in rows if row.name.startswith((STOCK, ALL))]
-    if family == "wavlm":
-        # flex_attention has no backward pass on the CPU.
-        return [row for row in rows if row.attention != "flex" or not options.on_cpu]
-    # transformers takes sdpa by itself for the others.
-    others = {"eager": "sdpa", "sdpa": "auto"}
-    rows = [row for row in rows if row.attention in others and row.name != "sdpa"]
-    return [row._replace(attention=others[row.attention]) for row in rows]
-
-
 def measure_rows(options: Namespace) -> dict[str, dict[str, dict[str, list]]]:
     """Measure by turns: lists of figures by family and row. Print where memory was short."""
     results = {family: defaultdict(lambda: defaultdict(list)) for family in options.families}
@@ -396,7 +349,7 @@ def measure_rows(options: Namespace) -> dict[str, dict[str, dict[str, list]]]:
         if done and time.monotonic() + (time.monotonic() - start) / done > options.deadline:
             break
         for family in options.families:
-            rows, taken = rows_of(options, family), []
+            rows, taken = tables.rows_of(options, family), []
             while len(taken) < len(rows):
                 row, size = rows[len(taken)], sizes[family]
                 print(f"round {done + 1}: {family}, {row.name}", file=sys.stderr)
@@ -416,141 +369,28 @@ def measure_rows(options: Namespace) -> dict[str, dict[str, dict[str, list]]]:
     return results
 
 
-def ratios(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float]:
-    """Divide figures of the same round, where both were taken."""
-    return [a / b for a, b in zip(ours, theirs, strict=True) if None not in (a, b)]
-
-
-def middle(figures: Sequence[float | None], form: str = ".2f") -> str:
-    """Write the median of the figures that were taken."""
-    known = [figure for figure in figures if figure is not None]
-    return format(median(known), form) if known else ""
-
-
-def goal(what: str, value: float, bound: str, limit: float) -> str:
-    """Say whether a goal of at `least` or at `most` so much is reached."""
-    is_reached = value >= limit if bound == "least" else value <= limit
-    shown = f"{value:.2f}" if limit > 0.01 else f"{value:.1e}"
-    return f"- {what}: {shown}, goal at {bound} {limit:g}: {'' if is_reached else 'not '}reached"
-
-
-def goals_of(options: Namespace, row: Row) -> list[tuple[str, float]]:
-    """List which figures of a row are to be how many times those of the stock path, at least."""
-    if row.name == "our lobe" and options.on_cpu:
-        return [("training", 1.0), ("inference", 1.0)]
-    if not row.name.startswith(ALL):
-        return []
-    return [("training", 5.0)] + [("inference", 4.0)] * (options.on_cpu and row.infers)
-
-
-def print_table(columns: str, rows: Sequence[Sequence[str]]) -> None:
-    """Print a Markdown table; bars part the columns' names."""
-    names = columns.split(" | ")
-    for row in (names, ["---"] * len(names), *rows):
-        print("| " + " | ".join(row) + " |", flush=True)
-
-
-def header(options: Namespace) -> str:
-    """Say what is run, on what, with which versions; in a child, since it starts the driver."""
-    seconds, size, ways = options.seconds, options.batch_size, []
-    for batching in ("random", "pooled", "sorted"):
-        epoch = make_batches(batching, seconds, size, options.seed, epoch=1)
-        picked = typical_batches(batching, seconds, size, options.seed, options.batches)
-        means = [np.mean([seconds[batch].max() for batch in of]) for of in (epoch, picked)]
-        padding = 100 * (1 - speech_share(seconds, epoch))
-        ways.append(f"{batching} {padding:.1f} % ({means[0]:.2f} s; {means[1]:.2f} s)")
-    if options.on_cpu:
-        cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-        device = f"{(re.findall('model name.*: (.*)', cpus) or [os.uname().machine])[0]}, CPU"
-    else:
-        properties = torch.cuda.get_device_properties(0)
-        device = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "speechbrain")]
-    return f"""# Encoders, {options.size}, {options.device}, {options.precision}
-
-- {device}; {os.cpu_count()} cores, {options.threads} threads; Python \
-{sys.version.split()[0]}, {", ".join(versions)}
-- Durations: {options.origin}, {len(seconds)} utterances of {min(seconds):.2f} s to \
-{max(seconds):.2f} s, mean {seconds.mean():.2f} s; waveforms shortened to \
-{options.duration_scale:g} of that
-- Padding over a whole epoch in batches of {size} (mean padded length before shortening; that of \
-the batches measured): {", ".join(ways)}
-- Batches in a measurement: {options.batches} of {size}, up to {options.rounds} rounds by turns; \
-attention dropout {options.attention_dropout:g}; Adam; seed {options.seed}
-- Text encoder: {"a small RoBERTa" if options.size == "tiny" else "RoBERTa-base, trained"}"""
-
-
 def run_attention(options: Namespace) -> list[str]:
     """Measure and print WavLM's attention alone; return what became of its goals."""
-    size, turns = (2, 3) if options.on_cpu else (8, 20)
-    lines, goals = [], []
+    (size, turns), measured = (2, 3) if options.on_cpu else (8, 20), {}
     for dropout in dict.fromkeys((0.0, options.attention_dropout)):
         # flex_attention has no dropout.
         names = ["eager", "sdpa"] + (["flex"] if not options.on_cpu and dropout == 0 else [])
         seconds, _ = in_child(measure_attention, options, names, dropout, turns)
         peaks = [in_child(measure_attention, options, [name], dropout, 1)[1] for name in names]
-        for name, of, peak in zip(names, seconds, peaks, strict=True):
-            speed, share = median(ratios(seconds[0], of)), peak / peaks[0]
-            line = [f"{dropout:g}", name, f"{median(of):.4f}", f"{speed:.2f}"]
-            lines.append([*line, f"{peak:.0f}", f"{share:.2f}"])
-            what = f"WavLM attention alone, dropout {dropout:g}"
-            if name != "eager" and options.on_cpu:
-                goals.append(goal(f"{what}, time of eager over {name}", speed, "least", 1.2))
-            elif name != "eager":
-                goals.append(goal(f"{what}, peak of {name} over eager", share, "most", 0.5))
-    print("\n## WavLM attention alone\n\nForward and backward of 4 attention modules in a row,")
-    print(f"{size} utterances of {options.attention_seconds:g} s, {turns} repetitions by turns.\n")
-    columns = "dropout | attention | seconds | eager / it, time | peak MiB | it / eager, peak"
-    print_table(columns, lines)
-    return goals
+        measured[dropout] = list(zip(names, seconds, peaks, strict=True))
+    return tables.print_attention(options, measured, size, turns)
 
 
 def run_heads(options: Namespace) -> list[str]:
     """Measure and print a step of ML-GEmo-CLAP over one of Emo-CLAP; return its goal."""
     family, turns = options.families[0], 4 if options.on_cpu else 40
-    emotion, multi = in_child(measure_heads, options, family, turns)
-    value = median(ratios(multi, emotion))
-    print("\n## ML-GEmo-CLAP over Emo-CLAP\n")
-    print(f"{family}, all together, the same encoders and batches, {turns} steps each by turns:")
-    print(f"median {median(multi):.3f} s over {median(emotion):.3f} s, ratio {value:.3f}.")
-    return [goal(f"{family}, step of ML over step of Emo-CLAP", value, "most", 1.1)]
+    return tables.print_heads(family, *in_child(measure_heads, options, family, turns), turns)
 
 
 def run_rows(options: Namespace) -> list[str]:
     """Measure and print the rows and the gains; return what became of their goals."""
     print("\n## Rows\n", flush=True)
-    results = measure_rows(options)
-    lines, gains, goals = [], [], []
-    for family, of in results.items():
-        for row in rows_of(options, family):
-            figures = of[row.name]
-            attention = row.attention + (", dropout 0" if row.attention == "flex" else "")
-            line = [family, row.name, row.lobe, attention, *row[3:7]]
-            line += [str(figures["size"][-1]), str(len(figures["size"]))]
-            for figure in ("training", "inference"):
-                times = ratios(figures[figure], of[STOCK][figure])
-                line += [middle(figures[figure]), middle(times)]
-            for figure, form in (("memory", ".0f"), ("padding", ".1f"), ("difference", ".1e")):
-                line.append(middle(figures[figure], form))
-            lines.append(line)
-            for figure, least in goals_of(options, row):
-                speed = median(ratios(figures[figure], of[STOCK][figure]))
-                what = f"{family}, {figure}, {row.name} over {STOCK}"
-                goals.append(goal(what, speed, "least", least))
-        what = f"{family}, embedding alone against in a batch"
-        goals.append(goal(what, median(of[ALL]["difference"]), "most", 1e-4))
-        for piece, name, against in GAINS:
-            if name in of and against in of:
-                pairs = ((of[name][f], of[against][f]) for f in ("training", "inference", "memory"))
-                cells = [middle(ratios(*pair)) for pair in pairs]
-                gains.append([family, piece, f"{name} / {against}", *cells])
-    columns = """family | row | lobe | attention | batches | prompts | front end | Adam | \
-batch size | rounds | training utt/s | training x stock | inference utt/s | inference x stock | \
-peak MiB | padding % | alone vs batch"""
-    print_table(columns, lines)
-    print("\n## What each piece brings by itself\n")
-    print_table("family | piece | row / row | training | inference | peak memory", gains)
-    return goals
+    return tables.print_rows(options, measure_rows(options))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -558,7 +398,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     started, goals = time.monotonic(), []
     options.deadline = started + 60 * options.minutes
-    print(in_child(header, options), flush=True)
+    print(in_child(tables.header, options), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
         in_child(save_models, options)

@@ -31,7 +31,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from encoders import SHAPES, peak_memory, print_table, save_models
+from encoder_tables import print_table
+from encoders import SHAPES, peak_memory, save_models
 from hyperpyyaml import load_hyperpyyaml
 from padding import SAMPLE_RATE, read_seconds
 from speechbrain import Stage

@@ -138,7 +138,7 @@ def options(encoders, corpus, tmp_path_factory) -> Namespace:
 
 
 def model_of(encoders, options: Namespace, family: str, name: str):
-    (row,) = (row for row in encoders.rows_of(options, family) if row.name == name)
+    (row,) = (row for row in encoders.tables.rows_of(options, family) if row.name == name)
     torch.manual_seed(0)
     return encoders.build_model(options, family, row, ["emotion"])
 
@@ -180,7 +180,7 @@ def test_attention_implementations_and_prompts_change_no_embedding(encoders, opt
 
 
 def make_step(encoders, options, model, name):
-    (row,) = (row for row in encoders.ROWS if row.name == name)
+    (row,) = (row for row in encoders.tables.ROWS if row.name == name)
     return encoders.make_step(options, model, encoders.contrastive.EmoCLAPObjective(), row)
 
 
@@ -270,11 +270,12 @@ def test_a_batch_that_does_not_fit_is_halved_for_the_family_and_said(encoders, m
 
 
 def test_ratios_are_taken_within_rounds(encoders):
+    tables = encoders.tables
     # The machine was three times slower in the second round; the ratio does not see it.
-    assert encoders.ratios([8.0, 8 / 3, None], [4.0, 4 / 3, 4.0]) == pytest.approx([2.0, 2.0])
-    assert encoders.middle([1.0, None, 3.0, 9.0]) == "3.00" and encoders.middle([None]) == ""
+    assert tables.ratios([8.0, 8 / 3, None], [4.0, 4 / 3, 4.0]) == pytest.approx([2.0, 2.0])
+    assert tables.middle([1.0, None, 3.0, 9.0]) == "3.00" and tables.middle([None]) == ""
     line = "- memory: 0.60, goal at most 0.5: not reached"
-    assert encoders.goal("memory", 0.6, "most", 0.5) == line
+    assert tables.goal("memory", 0.6, "most", 0.5) == line
 
 
 def test_turns_change_their_order(encoders):
@@ -286,11 +287,11 @@ def test_turns_change_their_order(encoders):
 
 def test_flex_is_measured_on_cuda_only_and_without_dropout(encoders):
     options = encoders.parse(["--gradient-checkpointing"])
-    on_cpu = {row.name for row in encoders.rows_of(options, "wavlm")}
+    on_cpu = {row.name for row in encoders.tables.rows_of(options, "wavlm")}
     options.on_cpu = False
-    on_gpu = {row.name for row in encoders.rows_of(options, "wavlm")}
+    on_gpu = {row.name for row in encoders.tables.rows_of(options, "wavlm")}
     assert on_gpu - on_cpu == {"flex", "all together, flex"}
-    assert on_gpu == {name for gain in encoders.GAINS for name in gain[1:]}
+    assert on_gpu == {name for gain in encoders.tables.GAINS for name in gain[1:]}
 
 
 def test_what_becomes_of_a_measuring_process(encoders):

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield load_script(ROOT / "benchmarks" / "scaling.py")
-    for name in ("padding", "encoders"):
+    for name in ("padding", "encoder_tables", "encoders"):
         sys.modules.pop(name, None)
 
 

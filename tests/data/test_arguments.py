@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from gemoclap_sb.data.arguments import OneLineParser
-from gemoclap_sb.data.corpora import nemo, ravdess
+from gemoclap_sb.data.corpora import iemocap, nemo, ravdess
 
 
 def parse(*arguments: str) -> None:
@@ -29,7 +29,7 @@ def test_a_wrong_option_is_one_line(arguments, said, capsys):
     assert capsys.readouterr().err == f"prepare.py: {said}. `prepare.py --help` says more.\n"
 
 
-@pytest.mark.parametrize("corpus", [nemo, ravdess])
+@pytest.mark.parametrize("corpus", [iemocap, nemo, ravdess])
 def test_preparations_tell_of_wrong_options_in_one_line(corpus, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["prepare.py", "there", "here", "--fold", "first"])
     with pytest.raises(SystemExit):
