@@ -136,10 +136,15 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     """
     run = open_run(argv)
     with told_resources(run.hparams, run.folder), closing(run):
-        splits = load_splits(run, prepare)
-        brain = build_brain(run)
-        history, assessment = fit_and_test(brain, splits)
-        return write_result(run, splits, brain, history, assessment)
+        return conduct(run, prepare)
+
+
+def conduct(run: Run, prepare: Prepare | None = None) -> dict:
+    """Train and test an experiment that may begin; see `run_experiment`."""
+    splits = load_splits(run, prepare)
+    brain = build_brain(run)
+    history, assessment = fit_and_test(brain, splits)
+    return write_result(run, splits, brain, history, assessment)
 
 
 def open_run(argv: Sequence[str] | None) -> Run:

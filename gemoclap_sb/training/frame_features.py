@@ -7,9 +7,10 @@ are dealt to the blocks at random: each block is like the whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -34,12 +35,15 @@ class Block:
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Read its frames, float32 ``[frames, D]``, and how many each utterance has.
 
-        ValueError if the file is not of these utterances.
+        ValueError if the file is damaged, or not of these utterances.
         """
-        with np.load(self.path, allow_pickle=False) as found:
-            frames, lengths = found["frames"], found["lengths"]
+        try:
+            with np.load(self.path, allow_pickle=False) as found:
+                frames, lengths = found["frames"], found["lengths"]
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise ValueError(f"{self.path} is damaged ({error}): delete it.") from error
         if len(lengths) != len(self.ids) or lengths.sum() != len(frames):
-            raise ValueError(f"{self.path} is not of its {len(self.ids)} utterances.")
+            raise ValueError(f"{self.path} is not of its {len(self.ids)} utterances: delete it.")
         return frames, lengths
 
 
@@ -112,10 +116,4 @@ def extract_frames(
 
 def count_frames(blocks: Sequence[Block]) -> int:
     """Frames of all blocks."""
-    return sum(int(lengths.sum()) for lengths in _lengths(blocks))
-
-
-def _lengths(blocks: Sequence[Block]) -> Iterator[np.ndarray]:
-    for block in blocks:
-        with np.load(block.path, allow_pickle=False) as found:
-            yield found["lengths"]
+    return sum(len(block.read()[0]) for block in blocks)

@@ -45,6 +45,7 @@ from gemoclap_sb.training.experiment import (
     Splits,
     add_classifiers,
     build_brain,
+    conduct,
     fit_and_test,
     load_pretrained,
     load_splits,
@@ -88,13 +89,14 @@ def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> i
 def run_stages(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run stages; returns what ``metrics.json`` holds, or nothing if the last was not asked for.
 
-    ExperimentError if a stage cannot start as asked: one before it is missing, or its folder holds
-    that of other data.
+    An experiment without these stages is run as any. ExperimentError if a stage cannot start as
+    asked: one before it is missing, or its folder holds that of other data.
     """
     run = open_run(argv)
     with told_resources(run.hparams, run.folder), closing(run):
-        sections = [run.hparams[name] for name in (WARM_UP, STAGE_ONE)]
-        read = [name for of in sections for name in getattr(of["objective"], "attributes", ())]
+        if WARM_UP not in run.hparams:
+            return conduct(run, prepare)
+        read = run.hparams[WARM_UP]["objective"].attributes
         splits = load_splits(run, prepare, [*read, *run.hparams["label_attributes"]])
         asked = run.hparams.get("stage")
         names = [asked] if asked else [STAGE_TWO] if run.run_opts.test_only else STAGES
