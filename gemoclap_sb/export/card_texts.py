@@ -17,8 +17,8 @@ sentence about its speaker are embedded in one space, and an utterance belongs t
 class whose sentence is closest. The method is GEmo-CLAP (Pan et al., ICASSP 2024,
 [arXiv 2306.07848](https://arxiv.org/abs/2306.07848)); {_IMPLEMENTATION}"""
 _PLAIN = f"""\
-Emotion recognition from speech by a plain classifier, trained with cross-entropy: it knows the
-classes below and no other words, and compares no sentences; {_IMPLEMENTATION}"""
+Emotion recognition from speech by a plain classifier: it knows the classes below and no other
+words, and compares no sentences; {_IMPLEMENTATION}"""
 _OTHER_WORDS = """
 # Any other words, without training:
 classifier.classify_file("speech.wav", labels=["bored", "afraid", "calm"])"""

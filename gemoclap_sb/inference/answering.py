@@ -24,7 +24,7 @@ _SECONDS = 0.25
 _NOT_WHOLE = "Its files are not whole; export the run again, or download the whole model."
 
 
-def check_audio(tower: AudioTower, where: str, of_unit_length: bool = True) -> None:
+def check_audio(tower: AudioTower, where: str) -> None:
     """Refuse a tower that cannot embed a quarter of a second, by a ConfigurationError."""
     # A tone that rises through all frequencies; nothing is drawn from anybody's generator.
     time = torch.arange(max(1, round(_SECONDS * tower.sample_rate)))
@@ -36,8 +36,8 @@ def check_audio(tower: AudioTower, where: str, of_unit_length: bool = True) -> N
         embedding = built(where, "audio", tower, 0.3 * torch.sin(time**1.3)[None])
     for part in parts:
         part.hears_once = False
-    if not (is_unit(embedding) if of_unit_length else embedding.isfinite().all()):
-        kind = "unit vector of finite" if of_unit_length else "vector of finite"
+    if not (is_unit(embedding) if tower.of_unit_length else embedding.isfinite().all()):
+        kind = "unit vector of finite" if tower.of_unit_length else "vector of finite"
         raise ConfigurationError(
             f"{where}: expected a model that embeds a recording, found one whose embedding of a "
             f"tone is no {kind} numbers. Its weights are of no use; take another export."

@@ -113,7 +113,7 @@ def load_parts(
             check_tokens(texts, _own_sentences(config, head, where), where)
     if head in (config.get("calibration") or {}):
         classifier.scale.fill_(config["calibration"][head])
-    check_audio(tower, where, of_unit_length=not plain)
+    check_audio(tower, where)
     check_scale(classifier.scale, where)
     pass_through = PassThrough()
     modules = {

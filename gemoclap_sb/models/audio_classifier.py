@@ -1,21 +1,25 @@
 """A plain classifier on the same audio tower, to measure the contrastive objectives against.
 
 Same lobe, same pooling, same loop; a linear layer and cross-entropy in place of prompts
-and label matrices.
+and label matrices. The layer may compare directions alone, as losses with a margin need it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gemoclap_sb.models.gemoclap import normalized
 from gemoclap_sb.models.pooled_audio import PooledAudio, checked_tta_speeds, size_of
 from gemoclap_sb.objectives.cross_entropy import ClassifierOutput
 
 
 class AudioClassifier(PooledAudio):
-    """Audio lobe, pooling and a linear layer, with the interface of `GEmoCLAP`.
+    """Audio lobe, pooling and a linear layer, or cosines, with the interface of `GEmoCLAP`.
 
     Parameters
     ----------
@@ -33,6 +37,16 @@ class AudioClassifier(PooledAudio):
         As of `GEmoCLAP`.
     tta_speeds : Sequence[int], optional
         As of `GEmoCLAP`.
+    cosine_scale : float, optional
+        Score a class by so many times the cosine of the pooled vector and the class's own, without
+        a bias, as `gemoclap_sb.objectives.MarginSoftmaxObjective` reads it. By default the layer
+        is linear, with a bias.
+
+    Raises
+    ------
+    ValueError
+        If the pooling tells no size, a speed is not a whole number from 50 to 200, or
+        ``cosine_scale`` is not above 0.
 
     Examples
     --------
@@ -54,8 +68,13 @@ class AudioClassifier(PooledAudio):
         dropout: float = 0.0,
         trim_db: float | None = None,
         tta_speeds: Sequence[int] | None = None,
+        cosine_scale: float | None = None,
     ) -> None:
         super().__init__()
+        if cosine_scale is not None and not (math.isfinite(cosine_scale) and cosine_scale > 0):
+            raise ValueError(
+                f"cosine_scale: expected more than 0, or null, found {cosine_scale!r}."
+            )
         self.heads = (head,)
         self.trim_db = trim_db
         self.tta_speeds = checked_tta_speeds(tta_speeds)
@@ -63,7 +82,22 @@ class AudioClassifier(PooledAudio):
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.embedding_size = size_of(pooling, None, "audio")
-        self.classifier = nn.Linear(self.embedding_size, num_classes)
+        self.cosine_scale = cosine_scale
+        self.classifier = nn.Linear(self.embedding_size, num_classes, bias=cosine_scale is None)
+        self.classifiers = nn.ModuleDict()
+
+    def add_classifiers(self, sizes: Mapping[str, int]) -> None:
+        """Score so many classes of further attributes too, by a linear layer each.
+
+        `gemoclap_sb.objectives.MultiTaskCrossEntropyObjective` reads the scores. They serve
+        training only: an export has none. ValueError for the model's own head.
+        """
+        if self.heads[0] in sizes:
+            raise ValueError(
+                f"expected attributes beside the model's head, found {self.heads[0]!r}."
+            )
+        for name, size in sizes.items():
+            self.classifiers[name] = nn.Linear(self.embedding_size, size)
 
     def forward(
         self,
@@ -71,9 +105,22 @@ class AudioClassifier(PooledAudio):
         wav_lens: Tensor,
         sentences: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, ClassifierOutput]:
-        """Class scores ``[N, C]`` of a batch under the head's name; ``sentences`` are not read."""
-        logits = self.classifier(self.dropout(self.pool(wavs, wav_lens)))
-        return {self.heads[0]: ClassifierOutput(logits)}
+        """Class scores ``[N, C]`` of a batch by attribute: the head's, and of `add_classifiers`.
+
+        ``sentences`` are not read.
+        """
+        pooled = self.dropout(self.pool(wavs, wav_lens))
+        outputs = {self.heads[0]: ClassifierOutput(self._logits(pooled))}
+        return outputs | {
+            name: ClassifierOutput(layer(pooled)) for name, layer in self.classifiers.items()
+        }
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        if self.cosine_scale is None:
+            return self.classifier(pooled)
+        with torch.autocast(pooled.device.type, enabled=False):
+            cosines = F.linear(normalized(pooled), normalized(self.classifier.weight))
+            return self.cosine_scale * cosines
 
     def encode_classes(self, class_sentences: Sequence[Sequence[str]]) -> None:
         """Nothing to encode: the classes are the rows of the linear layer."""

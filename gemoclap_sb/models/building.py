@@ -174,6 +174,8 @@ def model_config(model: nn.Module, hparams_file: Path | None = None) -> dict[str
             "dropout": model.dropout.p,
             "trim_db": model.trim_db,
             "tta_speeds": model.tta_speeds,
+            # Left out of a linear layer's description, which earlier versions read too.
+            **({"cosine_scale": scale} if (scale := model.cosine_scale) is not None else {}),
         }
     # A pooling from elsewhere need not tell its size.
     pooled_size = model.audio_projections[model.heads[0]].layers[0].in_features
@@ -244,8 +246,15 @@ def _build_one(
     }
     if is_plain(config):
         check_pooled_size(config, shared["pooling"], where)
-        head, size = config["heads"][0], config["num_classes"]
-        return built(where, "model", AudioClassifier, head=head, num_classes=size, **shared)
+        return built(
+            where,
+            "model",
+            AudioClassifier,
+            head=config["heads"][0],
+            num_classes=config["num_classes"],
+            cosine_scale=config.get("cosine_scale"),
+            **shared,
+        )
     return built(
         where,
         "model",

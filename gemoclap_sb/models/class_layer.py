@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.models.ensemble import GEmoCLAPEnsemble
+from gemoclap_sb.models.gemoclap import normalized
 from gemoclap_sb.models.plain_description import NO_TEXTS
 from gemoclap_sb.models.towers import ClassTexts
 
@@ -43,9 +44,18 @@ def class_rows(model: AudioClassifier | GEmoCLAPEnsemble) -> Tensor:
     """Weights and bias of a plain classifier, ``[C, D + 1]``, or of several whose logits average.
 
     Their `AudioTower` gives K pooled vectors side by side, divided by the root of K, and so are
-    the weights here: the product is the mean of the members' own.
+    the weights here: the product is the mean of the members' own. Of a member that compares
+    directions the tower gives the vector's, and the scaled directions of the classes are here.
     """
     members = getattr(model, "members", [model])
-    weights = torch.cat([one.classifier.weight for one in members], dim=1)
-    bias = torch.stack([one.classifier.bias for one in members]).mean(dim=0)
-    return torch.cat([weights / math.sqrt(len(members)), bias[:, None]], dim=1).detach()
+    weights, biases = zip(*map(_weights_and_bias, members), strict=True)
+    whole = torch.cat(weights, dim=1) / math.sqrt(len(members))
+    bias = torch.stack(biases).mean(dim=0)
+    return torch.cat([whole, bias[:, None]], dim=1).detach()
+
+
+def _weights_and_bias(model: AudioClassifier) -> tuple[Tensor, Tensor]:
+    weight, bias = model.classifier.weight, model.classifier.bias
+    if model.cosine_scale is None:
+        return weight, bias
+    return model.cosine_scale * normalized(weight), weight.new_zeros(len(weight))

@@ -43,6 +43,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "frequency_masks": (0, 1000),
     "frequency_mask_bands": (0, 1000),
     "trim_db": (0, 300),
+    "cosine_scale": (0, 1000),
 }
 LONGEST_SECONDS = 0.1, 3600.0
 SCALES = 1e-6, 1e12

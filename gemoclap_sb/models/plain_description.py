@@ -19,7 +19,10 @@ NO_TEXTS = (
 @strict
 @dataclass(kw_only=True)
 class ClassifierDescription:
-    """The keys of an `AudioClassifier`'s description; its embeddings are the pooled vectors."""
+    """The keys of an `AudioClassifier`'s description; its embeddings are the pooled vectors.
+
+    With a ``cosine_scale`` they are at unit length.
+    """
 
     audio_encoder: dict[str, Any] | nn.Module
     pooling: dict[str, Any] | nn.Module
@@ -29,11 +32,14 @@ class ClassifierDescription:
     dropout: float | int
     trim_db: float | int | None = None
     tta_speeds: list[int] | None = None
+    cosine_scale: float | int | None = None
 
     def validate_sizes(self) -> None:
         """Refuse what no classifier can have."""
         if self.trim_db is not None and not self.trim_db > 0:
             raise ValueError(f"expected a trim_db of more than 0, found {self.trim_db}")
+        if self.cosine_scale is not None and not self.cosine_scale > 0:
+            raise ValueError(f"expected a cosine_scale of more than 0, found {self.cosine_scale}")
         checked_tta_speeds(self.tta_speeds)
         if self.num_classes < 2 or self.embedding_size < 1 or len(self.heads) != 1:
             raise ValueError(

@@ -13,6 +13,7 @@ safetensors whatever their name ends in: nothing is unpickled.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -64,7 +65,8 @@ class AudioTower(PooledAudio):
     Memory is therefore bounded whatever the length. An utterance shorter than the lobe's
     first frame is padded with silence to one frame.
 
-    The tower of a plain classifier has no projection, and gives the pooled vectors as they are.
+    The tower of a plain classifier has no projection, and gives the pooled vectors: of a linear
+    layer as they are, of one that compares directions L2-normalised.
     The tower of an ensemble has its members' embeddings side by side: D is the sum of theirs. Each
     member averages its own pieces, and there are no frames to ask for.
 
@@ -88,6 +90,8 @@ class AudioTower(PooledAudio):
     ----------
     output_size : int
         D.
+    of_unit_length : bool
+        Whether embeddings are L2-normalised.
 
     Raises
     ------
@@ -126,7 +130,7 @@ class AudioTower(PooledAudio):
             self.trim_db, self.tta_speeds = config.get("trim_db"), config.get("tta_speeds")
             self.audio_encoder = build_audio_encoder(config["audio_encoder"], where, pad_short=True)
             self.pooling = build_pooling(config["pooling"], where)
-            self._project(_projection_of(config, self.pooling))
+            self._project(_projection_of(config, self.pooling), config.get("cosine_scale"))
             self.output_size: int = config["embedding_size"]
         self._set_up(longest_seconds, sample_rate, freeze)
 
@@ -148,8 +152,10 @@ class AudioTower(PooledAudio):
             tower.head = chosen_head(model.heads, head)
             tower.audio_encoder, tower.pooling = model.audio_encoder, model.pooling
             tower.trim_db, tower.tta_speeds = model.trim_db, model.tta_speeds
-            plain = isinstance(model, AudioClassifier)
-            tower._project(None if plain else model.audio_projections[tower.head])
+            if isinstance(model, AudioClassifier):
+                tower._project(None, model.cosine_scale)
+            else:
+                tower._project(model.audio_projections[tower.head])
             tower.output_size = model.embedding_size
             # A new module is in training.
             tower.training = model.training
@@ -157,8 +163,9 @@ class AudioTower(PooledAudio):
         return tower
 
     # Parts are named as in GEmoCLAP and GEmoCLAPEnsemble, so that one file of weights serves both.
-    def _project(self, projection: Projection | None) -> None:
+    def _project(self, projection: Projection | None, cosine_scale: float | None = None) -> None:
         self.members = nn.ModuleList()
+        self.of_unit_length = projection is not None or cosine_scale is not None
         projections = {} if projection is None else {self.head: projection}
         self.audio_projections = nn.ModuleDict(projections)
 
@@ -166,6 +173,7 @@ class AudioTower(PooledAudio):
         self.members = nn.ModuleList(towers)
         self.head = towers[0].head
         self.output_size = sum(tower.output_size for tower in towers)
+        self.of_unit_length = all(tower.of_unit_length for tower in towers)
 
     def _set_up(self, longest_seconds: float, sample_rate: int, freeze: bool) -> None:
         self.sample_rate = sample_rate
@@ -188,7 +196,7 @@ class AudioTower(PooledAudio):
         Returns
         -------
         Tensor
-            ``[B, 1, D]``, L2-normalised; of a plain classifier, the pooled vectors.
+            ``[B, 1, D]``, L2-normalised; of a linear classifier, the pooled vectors.
         """
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
@@ -219,12 +227,18 @@ class AudioTower(PooledAudio):
     def unit(self, embeddings: Tensor) -> Tensor:
         """Bring means of embeddings ``[..., D]`` back to unit length, each member's by itself.
 
-        The pooled vectors of a plain classifier have no such length, and are left as they are.
+        The pooled vectors of a linear classifier have no such length, and are left as they are.
         """
-        if not (self.members[0] if self.members else self).audio_projections:
-            return embeddings
-        sizes = [tower.output_size for tower in self.members] or [self.output_size]
-        return concatenated([normalized(part) for part in embeddings.split(sizes, dim=-1)])
+        towers = list(self.members) or [self]
+        parts = embeddings.split([tower.output_size for tower in towers], dim=-1)
+        # In an ensemble every member's part is divided by the same, as `concatenated` does it.
+        return torch.cat(
+            [
+                normalized(part) / math.sqrt(len(towers)) if tower.of_unit_length else part
+                for tower, part in zip(towers, parts, strict=True)
+            ],
+            dim=-1,
+        )
 
     def train(self, mode: bool = True) -> AudioTower:
         """Set the mode; a frozen tower stays in evaluation mode."""
@@ -238,9 +252,10 @@ class AudioTower(PooledAudio):
     def _embed(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
         if self.members:
             return concatenated([tower._embed(wavs, wav_lens) for tower in self.members])
-        if not self.audio_projections:
-            return self.pool(wavs, wav_lens)
-        return normalized(self.audio_projections[self.head](self.pool(wavs, wav_lens)))
+        vectors = self.pool(wavs, wav_lens)
+        if self.audio_projections:
+            vectors = self.audio_projections[self.head](vectors)
+        return normalized(vectors) if self.of_unit_length else vectors
 
 
 class TextTower(nn.Module):

@@ -41,6 +41,7 @@ from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import clear_leftovers, kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
+from gemoclap_sb.training.agreement import add_classifiers
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.endings import exit_status
@@ -265,16 +266,8 @@ def _find_splits(
 
 def build_brain(run: Run) -> GEmoCLAPBrain:
     """Make the brain, describe its model for export, and load what pretraining left."""
-    hparams, objective = run.hparams, run.hparams["objective"]
-    heads, trained = hparams["modules"]["clap"].heads, getattr(objective, "heads", None)
-    if trained is not None and set(heads) != set(trained):
-        raise ExperimentError(
-            f"heads: the model has {', '.join(heads)}, the objective trains {', '.join(trained)} "
-            "(an attribute that weighs 0 is not trained). Let --heads and the weights agree."
-        )
-    if getattr(objective, "cross_entropy_weight", 0.0):
-        sizes = {head: len(hparams["label_encoders"][head]) for head in trained}
-        hparams["modules"]["clap"].add_classifiers(sizes)
+    hparams = run.hparams
+    add_classifiers(hparams)
     brain = GEmoCLAPBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

@@ -1,8 +1,9 @@
-"""The cross-entropy baseline as a folder, against its run's own test and NumPy."""
+"""Plain classifiers, linear and of cosines, as folders, against a run's own test and NumPy."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import huggingface_hub
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from scipy.special import softmax
 from speechbrain.inference.classifiers import EncoderClassifier
 
@@ -42,21 +44,39 @@ OPTIONS = {
 def baseline(small_manifests, tmp_path_factory):
     """A baseline that was trained and tested, and its export."""
     folder = tmp_path_factory.mktemp("baseline")
+    return trained(ROOT / "hparams/ravdess_cross_entropy.yaml", small_manifests, folder)
+
+
+def trained(hparams_file, small_manifests, folder):
+    """Run and export of an experiment that takes seconds."""
     options = OPTIONS | {f"{of}_csv": small_manifests[f"{of}_csv"] for of in ("train", "valid")}
     options |= {"test_csv": small_manifests["test_csv"], "output_folder": folder / "run"}
     options |= {"data_folder": small_manifests["data_root"]}
-    argv = [str(ROOT / "hparams/ravdess_cross_entropy.yaml"), "--device", "cpu"]
+    argv = [str(hparams_file), "--device", "cpu"]
     argv += sum(([f"--{key}", str(of)] for key, of in options.items()), [])
     assert main(None, argv) == 0
     return folder / "run", export(folder / "run", folder / "out", license="apache-2.0")
 
 
-def plain_model(seed=0):
+@pytest.fixture(scope="module")
+def of_cosines(small_manifests, tmp_path_factory):
+    """A classifier of cosines that was trained with a margin and tested, and its export."""
+    folder = tmp_path_factory.mktemp("of_cosines")
+    text = (ROOT / "hparams/ravdess_cross_entropy.yaml").read_text()
+    objective, _, model = text.partition("clap: !new")
+    objective = objective.replace("CrossEntropyObjective", "MarginSoftmaxObjective")
+    objective = objective.replace("label_smoothing: !ref <label_smoothing>", "scale: 20.0")
+    model = model.replace("num_classes: !ref", "cosine_scale: 20.0\n    num_classes: !ref")
+    (folder / "cosines.yaml").write_text(f"{objective}clap: !new{model}")
+    return trained(folder / "cosines.yaml", small_manifests, folder)
+
+
+def plain_model(seed=0, cosine_scale=None):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lobe = ResNetEncoder(n_mels=20, channels=[4, 8], strides=[1, 2], output_size=24)
         pooling = AttentiveStatisticsPooling(lobe.output_size, attention_channels=12)
-        return AudioClassifier(lobe, pooling, num_classes=4).eval()
+        return AudioClassifier(lobe, pooling, num_classes=4, cosine_scale=cosine_scale).eval()
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +98,9 @@ def logits_of(model, path):
         return model(torch.from_numpy(samples)[None], torch.ones(1))["emotion"].logits[0].numpy()
 
 
-def test_every_way_of_loading_gives_the_probabilities_of_the_test(baseline, small_manifests):
-    run, folder = baseline
+@pytest.mark.parametrize("kind", ["baseline", "of_cosines"])
+def test_every_way_of_loading_gives_the_probabilities_of_the_test(kind, small_manifests, request):
+    run, folder = request.getfixturevalue(kind)
     expected = Predictions.read(run / "predictions.csv")
     test = read_manifest(small_manifests["test_csv"], small_manifests["data_root"])
     assert list(expected.ids) == [*test]
@@ -115,6 +136,28 @@ def test_commands_take_it(baseline, small_manifests, tmp_path, capsys):
         error = capsys.readouterr().err
         assert "a plain classifier, without a text tower" in error
         assert error.count("\n") == 1
+
+
+def test_cosines_of_the_export_are_the_models_own(of_cosines, tones, tmp_path, capsys):
+    run, folder = of_cosines
+    weights = load_file(folder / "model.safetensors")
+    assert "classifier.bias" not in weights
+    assert json.loads((folder / "config.json").read_text())["model"]["cosine_scale"] == 20.0
+    of_model = ["--model", str(folder), "--device", "cpu"]
+    assert gemoclap(["embed", str(tones[0]), *of_model, "--output", str(tmp_path / "e.npy")]) == 0
+    [embedding] = np.load(tmp_path / "e.npy")
+    assert np.linalg.norm(embedding) == pytest.approx(1.0, abs=1e-5)
+    directions = weights["classifier.weight"].numpy()
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    scale = json.loads((run / "metrics.json").read_text())["calibration"]["scale"]
+    classifier = GEmoCLAPClassifier.from_pretrained(folder, device="cpu")
+    found = classifier.classify_file(tones[0])[0].exp()[0]
+    np.testing.assert_allclose(found, softmax(scale * 20.0 * directions @ embedding), atol=1e-5)
+    assert gemoclap(["info", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "emotion: 4 classes\n" in told
+    assert "embeddings of size 32," in told
+    assert re.search(r"\n  classifier +128\n", told)
 
 
 @pytest.mark.parametrize("load", [GEmoCLAPClassifier.from_pretrained, None])
@@ -155,6 +198,37 @@ def test_logits_of_runs_are_averaged(seeds, tones):
     assert "logits, are the mean of theirs" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("scales", [(30.0, 10.0), (30.0, None)], ids=["cosines", "mixed"])
+def test_logits_of_classifiers_of_cosines_are_averaged(tmp_path, tones, scales):
+    models = [plain_model(i, scale) for i, scale in enumerate(scales)]
+    runs = [make_run(tmp_path / f"seed_{i}", model) for i, model in enumerate(models)]
+    folder = export(runs, tmp_path / "whole")
+    logits = np.mean([[logits_of(model, tone) for tone in tones[:3]] for model in models], axis=0)
+    classifier = GEmoCLAPClassifier.from_pretrained(folder, device="cpu")
+    found = [[*row.probabilities.values()] for row in classifier.classify_files(tones[:3])]
+    np.testing.assert_allclose(found, softmax(logits, axis=1), atol=1e-5)
+    stock = EncoderClassifier.from_hparams(source=str(folder)).classify_file(str(tones[0]))[0]
+    np.testing.assert_allclose(stock.exp()[0], found[0], atol=1e-5)
+
+
+def test_cosines_of_a_long_recording_are_of_its_mean_direction(tmp_path, tones):
+    model = plain_model(cosine_scale=30.0)
+    folder = export(make_run(tmp_path / "run", model), tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"longest_seconds": 0.5}))
+    samples, _ = soundfile.read(tones[1], dtype="float32")
+    with torch.no_grad():
+        parts = [
+            model.pool(torch.from_numpy(of)[None], torch.ones(1)) for of in np.split(samples, 4)
+        ]
+    unit = torch.nn.functional.normalize
+    direction = unit(torch.cat([unit(part) for part in parts]).mean(dim=0), dim=0)
+    logits = 30.0 * unit(model.classifier.weight.detach()) @ direction
+    classifier = GEmoCLAPClassifier.from_pretrained(folder, device="cpu")
+    found = classifier.classify_file(tones[1])[0].exp()[0]
+    np.testing.assert_allclose(found, softmax(logits.numpy()), atol=1e-4)
+
+
 def test_pieces_of_a_long_recording_are_averaged(tmp_path, tones):
     """By length: the mean of the pieces' logits."""
     run = make_run(tmp_path / "run", plain_model())
@@ -186,6 +260,7 @@ def test_kinds_are_not_mixed(seeds, tmp_path):
         ({"heads": ["emotion", "gender"]}, "one head"),
         ({"heads": ["age"]}, "expected some for 'age'"),
         ({"hidden_size": 3}, "unknown keys"),
+        ({"cosine_scale": 30.0}, "classifier.bias"),
     ],
 )
 def test_damaged_description_is_refused(seeds, tmp_path, change, message):
