@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gemoclap_sb.lobes.pooling import MaskedMeanPooling
 from gemoclap_sb.models.gemoclap import normalized
 from gemoclap_sb.models.pooled_audio import PooledAudio, checked_tta_speeds, size_of
 from gemoclap_sb.objectives.cross_entropy import ClassifierOutput
@@ -25,8 +26,8 @@ class AudioClassifier(PooledAudio):
     ----------
     audio_encoder : nn.Module
         Audio lobe ``(wavs [B, T], wav_lens [B]) -> frames [B, F, Da]``.
-    pooling : nn.Module
-        ``(frames, lengths) -> [B, Dp]``.
+    pooling : nn.Module or None
+        ``(frames, lengths) -> [B, Dp]``; None for the mean of valid frames.
     num_classes : int
         C.
     head : str
@@ -62,7 +63,7 @@ class AudioClassifier(PooledAudio):
     def __init__(
         self,
         audio_encoder: nn.Module,
-        pooling: nn.Module,
+        pooling: nn.Module | None,
         num_classes: int,
         head: str = "emotion",
         dropout: float = 0.0,
@@ -79,9 +80,9 @@ class AudioClassifier(PooledAudio):
         self.trim_db = trim_db
         self.tta_speeds = checked_tta_speeds(tta_speeds)
         self.audio_encoder = audio_encoder
-        self.pooling = pooling
+        self.pooling = pooling or MaskedMeanPooling(size_of(audio_encoder, None, "audio"))
         self.dropout = nn.Dropout(dropout)
-        self.embedding_size = size_of(pooling, None, "audio")
+        self.embedding_size = size_of(self.pooling, None, "audio")
         self.cosine_scale = cosine_scale
         self.classifier = nn.Linear(self.embedding_size, num_classes, bias=cosine_scale is None)
         self.classifiers = nn.ModuleDict()

@@ -36,6 +36,7 @@ from torch import nn
 from gemoclap_sb.data.label_store import INDEX, LabelStore
 from gemoclap_sb.files import atomic_path, clear_leftovers, write_json
 from gemoclap_sb.lobes.encoder_folders import ENCODER, write_encoder
+from gemoclap_sb.training.agreement import add_classifiers
 from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History
@@ -43,7 +44,6 @@ from gemoclap_sb.training.endings import exit_status
 from gemoclap_sb.training.experiment import (
     Run,
     Splits,
-    add_classifiers,
     build_brain,
     conduct,
     fit_and_test,
