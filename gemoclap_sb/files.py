@@ -186,6 +186,24 @@ def read_json(path: str | os.PathLike) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
 
 
+def default_mode(path: str | os.PathLike) -> None:
+    """Let others read a file as any that this process writes, as safetensors' writer does not.
+
+    Examples
+    --------
+    >>> path, other = (getfixture("tmp_path") / name for name in ("a.txt", "b.txt"))
+    >>> write_text(path, "mine")
+    >>> write_text(other, "anyone's")
+    >>> path.chmod(0o600)
+    >>> default_mode(path)
+    >>> path.stat().st_mode == other.stat().st_mode
+    True
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
+
+
 def file_digest(path: str | os.PathLike) -> str:
     """Give the SHA-256 of a file's content, in hexadecimal; two files of one content agree.
 

@@ -66,7 +66,9 @@ def upward(found: list[tuple[str, str, str | None]]) -> list[str]:
     return [
         f"{module} -> {target}"
         for module, target, _ in found
+        # The ground, on which the other rooms of its floor stand too.
         if room_of(module) not in (None, room_of(target))
+        and room_of(target) != "files"
         and FLOOR[room_of(target)] >= FLOOR[room_of(module)]
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -11,8 +11,11 @@ from torch import nn
 class Configured(nn.Module):
     """A module described by its constructor's arguments.
 
-    A subclass begins its constructor with ``super().__init__(locals())``.
+    A subclass begins its constructor with ``super().__init__(locals())``. Arguments that matter to
+    training alone stand in its ``TRAINING_ONLY``: with others the module computes the same.
     """
+
+    TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__()

@@ -102,6 +102,11 @@ class ResNetEncoder(Configured):
     (torch.Size([2, 16, 32]), tensor([16,  8]))
     """
 
+    TRAINING_ONLY = frozenset(
+        {"time_masks", "time_mask_ms", "frequency_masks", "frequency_mask_bands"}
+        | {"gradient_checkpointing"}
+    )
+
     def __init__(
         self,
         sample_rate: int = 16000,

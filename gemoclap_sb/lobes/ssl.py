@@ -40,8 +40,9 @@ from gemoclap_sb.lobes.padding import (
     run_layer,
     spec_augment,
 )
+from gemoclap_sb.lobes.run_encoders import encoder_folder
 from gemoclap_sb.lobes.source_weights import SourceWeights
-from gemoclap_sb.lobes.ssl_checkpoints import check_config, reads_normalized
+from gemoclap_sb.lobes.ssl_checkpoints import check_config, check_source, reads_normalized
 from gemoclap_sb.lobes.ssl_options import SAMPLE_RATE, check_options
 
 
@@ -54,7 +55,8 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
     Parameters
     ----------
     source : str or Path
-        Hub id (`microsoft/wavlm-large`) or a local folder in transformers' format.
+        Hub id (`microsoft/wavlm-large`), a local folder in transformers' format, or a run that
+        has one as its `encoder/` (see `gemoclap_sb.lobes.encoder_folders`).
     save_path : str or Path
         Where downloads are kept.
     freeze : bool
@@ -123,7 +125,8 @@ class SSLEncoder(SourceWeights, HFTransformersInterface):
         nn.Module.__init__(self)
         self.options = {name: given[name] for name in SSLEncoder.__init__.__kwdefaults__}
         check_options(self.options)
-        self.source, save_path = str(source), str(save_path)
+        self.source, save_path = encoder_folder(source), str(save_path)
+        check_source(self.source)
         # transformers would otherwise take a half-precision checkpoint's own type.
         super().__init__(self.source, save_path, dtype=torch.float32, output_loading_info=True)
         if normalize_wav is None:

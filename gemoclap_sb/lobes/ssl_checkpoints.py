@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from transformers import AutoFeatureExtractor, PreTrainedConfig
 
+from gemoclap_sb.files import read_json
+from gemoclap_sb.lobes.run_encoders import CONFIG
 from gemoclap_sb.lobes.ssl_options import MODEL_TYPES, SAMPLE_RATE
+
+
+def check_source(source: str) -> None:
+    """Refuse a local folder without a model of transformers, as a run without ``encoder/`` is."""
+    if not os.path.isdir(source):
+        return
+    try:
+        config = read_json(os.path.join(source, CONFIG))
+    except (OSError, ValueError):
+        config = None
+    if not (isinstance(config, dict) and "model_type" in config):
+        raise ValueError(
+            f"{source}: expected a folder in transformers' format, with a model_type in its "
+            f"{CONFIG}, or a run with such a folder as its encoder/; found neither"
+        )
 
 
 def check_config(source: str, config: PreTrainedConfig, options: Mapping[str, object]) -> None:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gemoclap_sb.files import default_mode
 from gemoclap_sb.models.data_files import plain_size
 from gemoclap_sb.models.errors import ConfigurationError, shortened
 
@@ -60,10 +61,7 @@ def save_weights(
     }
     # One word only: safetensors writes several in any order, and equal files would differ.
     save_file(plain, str(path), metadata=metadata or {"format": "pt"})
-    # safetensors writes for the owner's eyes only; a model is for others too.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, 0o666 & ~umask)
+    default_mode(path)
 
 
 def load_weights(module: nn.Module, path: str | os.PathLike, others: bool = False) -> None:

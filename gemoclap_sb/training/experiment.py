@@ -42,6 +42,7 @@ from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import clear_leftovers, kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.training.agreement import add_classifiers
+from gemoclap_sb.training.audio_source import load_audio_source, source_notes
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.endings import exit_status
@@ -247,6 +248,7 @@ def _find_splits(
     if validation not in TESTED_TOO and same_rows(rows["valid"], rows["test"]):
         validation = "test"
     notes += check_overlaps(rows, paths, validation, notes)
+    notes += source_notes(hparams.get("audio_source"), rows)
     if manifests["validation"] is None:
         # Of manifests that were prepared, the preparation says so.
         notes += unlearnt_classes(rows, hparams["modules"]["clap"].heads[0])
@@ -286,15 +288,14 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
         hparams["train_logger"].save_file = str(own.with_name(DEBUG + own.name))
     elif if_main_process():
         write_run_config(run.folder, brain.model, hparams["prompts"])
+    # A checkpoint of this run, if there is one, is recovered over what these two load.
+    load_audio_source(brain.model, hparams, run.hparams_file)
     load_pretrained(run)
     return brain
 
 
 def load_pretrained(run: Run) -> None:
-    """Load what the experiment's ``pretrainer`` names, if it has one; ExperimentError if it fails.
-
-    A checkpoint of this run, if there is one, is recovered over it.
-    """
+    """Load what the experiment's ``pretrainer`` names, if it has one; ExperimentError if not."""
     pretrainer = run.hparams.get("pretrainer")
     if pretrainer is None:
         return

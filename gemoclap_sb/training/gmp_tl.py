@@ -35,8 +35,10 @@ from torch import nn
 
 from gemoclap_sb.data.label_store import INDEX, LabelStore
 from gemoclap_sb.files import atomic_path, clear_leftovers, write_json
-from gemoclap_sb.lobes.encoder_folders import ENCODER, write_encoder
+from gemoclap_sb.lobes.encoder_folders import write_encoder
+from gemoclap_sb.lobes.run_encoders import ENCODER
 from gemoclap_sb.training.agreement import add_classifiers
+from gemoclap_sb.training.audio_source import load_audio_source
 from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History
@@ -183,6 +185,7 @@ class Stages:
     def warm_up(self) -> None:
         """Train the encoder on emotion and gender of utterances."""
         stage = self.stage_run(WARM_UP)
+        load_audio_source(stage.hparams["modules"]["clap"], stage.hparams, self.run.hparams_file)
         if epochs := stage.hparams["number_of_epochs"]:
             add_classifiers(stage.hparams)
             brain = self.brain(GEmoCLAPBrain, stage)

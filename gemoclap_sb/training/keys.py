@@ -16,6 +16,7 @@ from gemoclap_sb.lobes.speeds import FASTEST, SLOWEST
 from gemoclap_sb.lobes.ssl_options import ATTENTIONS
 from gemoclap_sb.objectives.divergences import REDUCTIONS, SIMILARITIES
 from gemoclap_sb.objectives.label_matrices import TARGETS
+from gemoclap_sb.training.audio_source import is_argument
 from gemoclap_sb.training.gemoclap_brain import SELECTING
 from gemoclap_sb.training.run_folder import EARLIER_STAGES, ExperimentError, is_object
 
@@ -106,6 +107,8 @@ NULL = Kind("null", lambda value: value is None)
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 TEXT = Kind("text", lambda value: isinstance(value, str) and value != "")
 PATH = Kind("text", lambda value: isinstance(value, str) or value is None)
+# Null where an encoder begins from nothing.
+SOURCE = Kind("null or text", lambda value: TEXT.takes(value) or value is None)
 MAPPING = Kind("{name: value}", lambda value: isinstance(value, dict))
 SHARE, SHARE_BELOW_ONE = number(0, 1), number(0, below=1)
 WEIGHTS = Kind(
@@ -137,7 +140,8 @@ KEYS: dict[str, Kind] = {
     "run_folder": TEXT,
     "output_folder": TEXT,
     # Encoders
-    **dict.fromkeys(("audio_source", "text_source", "pretrained_folder"), TEXT),
+    "audio_source": SOURCE,
+    **dict.fromkeys(("text_source", "pretrained_folder"), TEXT),
     **dict.fromkeys(("freeze_audio", "freeze_feature_extractor", "freeze_text"), FLAG),
     "layers": either(choice("last", "weighted"), whole(1)),
     "attention": choice(*ATTENTIONS),
@@ -202,7 +206,7 @@ KEYS: dict[str, Kind] = {
     "scale": either(NULL, number(above=0)),
     "margin_kind": choice(*MARGINS),
 }
-AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH))
+AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH, SOURCE))
 """Keys of text: names and paths, which a command line may write as they are."""
 
 # What an experiment cannot do without: what takes no plain value, and what does.
@@ -237,6 +241,8 @@ def check_keys(
             continue
         if key in (*OBJECTS, *OPTIONAL_OBJECTS):
             kind = Kind("an object as in the YAML, or {argument: value} of it", lambda _: False)
+        if key == "audio_source" and is_argument(references):
+            kind = TEXT
         if kind is None:
             continue
         if not kind.takes(value):
@@ -262,6 +268,6 @@ def refusal(expected: str, value: Any) -> str:
         found = repr(value)
     if len(found) > _LONGEST_SHOWN:
         found = f"{found[:_LONGEST_SHOWN]}..."
-    if isinstance(value, int | float) and expected == TEXT.expected:
+    if isinstance(value, int | float) and expected in (TEXT.expected, SOURCE.expected):
         found = f"the number {found}; in quotes it is text"
     return f"expected {expected}, found {found}"

@@ -1,0 +1,99 @@
+"""An audio encoder that another run has trained: loaded, and asked what it has heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from torch import nn
+
+from gemoclap_sb.lobes.encoder_folders import EncoderFolderError, load_encoder
+from gemoclap_sb.lobes.run_encoders import ENCODER, STAGE_ONE, encoder_folder
+from gemoclap_sb.training.references import read_references
+from gemoclap_sb.training.run_folder import (
+    SETTINGS,
+    ExperimentError,
+    read_record,
+    recorded_manifest,
+)
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def load_audio_source(model: nn.Module, hparams: Mapping[str, Any], hparams_file: str) -> None:
+    """Fill a model's audio lobe from ``audio_source``, if there is one.
+
+    An SSLEncoder, as any lobe whose arguments refer to that key, has done so by itself.
+    ExperimentError if it cannot be.
+    """
+    source = hparams.get("audio_source")
+    if not source or is_argument(read_references(hparams_file)):
+        return
+    try:
+        load_encoder(getattr(model, "audio_encoder", model), source)
+    except EncoderFolderError as error:
+        raise ExperimentError(f"--audio_source {source}: {error}.") from error
+
+
+def is_argument(references: Mapping[str, Any]) -> bool:
+    """Whether the model of a YAML refers to ``audio_source``, so that it cannot be null."""
+    return "audio_source" in references.get("modules", ())
+
+
+def source_notes(source: str | None, rows: Mapping[str, Rows]) -> list[str]:
+    """Say in notes which of the tested utterances and speakers ``audio_source`` was trained on.
+
+    ``rows`` are this run's by split. A run that itself began from another has heard that one's
+    too. Speakers whom this run is trained on anyway are not told.
+    """
+    utterances: set[tuple[str, str]] = set()
+    speakers: set[str] = set()
+    notes = []
+    for run in _runs(source):
+        try:
+            trained = recorded_manifest(run, "train")
+        except ExperimentError as error:
+            notes.append(f"audio_source: whether it has heard what is tested is unknown: {error}")
+            continue
+        utterances |= _utterances(trained)
+        speakers |= _speakers(trained)
+    tested = _utterances(rows["test"])
+    if heard := utterances & tested:
+        notes.append(
+            f"audio_source was trained on {len(heard)} of the {len(tested)} utterances that are "
+            f"tested, first {min(heard)[0]}."
+        )
+    spoken = _speakers(rows["test"])
+    if known := spoken & speakers - _speakers(rows["train"]):
+        notes.append(
+            f"audio_source was trained on {len(known)} of the {len(spoken)} speakers that are "
+            f"tested, first {min(known)}."
+        )
+    return notes
+
+
+def _runs(source: str | None) -> Iterator[Path]:
+    """Yield the run whose encoder this is, and those before it."""
+    seen = set()
+    while source:
+        folder = Path(encoder_folder(source)).absolute()
+        if folder.name != ENCODER or not folder.is_dir():
+            return
+        run = folder.parent.parent if folder.parent.name == STAGE_ONE else folder.parent
+        if run in seen:
+            return
+        seen.add(run)
+        settings = read_record(run / SETTINGS) if (run / SETTINGS).is_file() else {}
+        if settings or (run / "manifests").is_dir():
+            yield run
+        source = settings.get("audio_source")
+
+
+def _utterances(rows: Rows) -> set[tuple[str, str]]:
+    """By ID and file: a corpus may lie elsewhere by now, or in another format."""
+    return {(str(name), PurePath(row["wav"]).stem) for name, row in rows.items()}
+
+
+def _speakers(rows: Rows) -> set[str]:
+    return {str(row["spk_id"]) for row in rows.values() if row.get("spk_id")}
