@@ -17,7 +17,10 @@ from gemoclap_sb.objectives.contrastive import (
     MultiTaskObjective,
     SoftLabelObjective,
 )
-from gemoclap_sb.objectives.cross_entropy import CrossEntropyObjective
+from gemoclap_sb.objectives.cross_entropy import (
+    CrossEntropyObjective,
+    MultiTaskCrossEntropyObjective,
+)
 from gemoclap_sb.objectives.divergences import ContrastiveOutput
 from gemoclap_sb.objectives.gathering import gather_batch
 from tests.process_groups import CONTEXT
@@ -47,15 +50,18 @@ def objectives() -> dict[str, nn.Module]:
         "SL both": SoftLabelObjective(two, similarity="both"),
         "ML joint": MultiTaskObjective(two, cross_entropy_weight=0.5),
         "baseline": CrossEntropyObjective(),
+        "baseline of two": MultiTaskCrossEntropyObjective(two),
     }
 
 
 def real_model(objective: nn.Module) -> nn.Module:
     """A small model of the real classes, its batch normalisation as in evaluation."""
     model = scratch_model(heads=objective.heads)
-    if isinstance(objective, CrossEntropyObjective):
+    if isinstance(objective, CrossEntropyObjective | MultiTaskCrossEntropyObjective):
         torch.manual_seed(0)
-        return AudioClassifier(model.audio_encoder, model.pooling, num_classes=3).eval()
+        model = AudioClassifier(model.audio_encoder, model.pooling, num_classes=3).eval()
+        model.add_classifiers(dict.fromkeys(objective.heads[1:], 2))
+        return model
     if objective.cross_entropy_weight:
         torch.manual_seed(0)
         model.add_classifiers({"emotion": 3, "gender": 2})
