@@ -170,7 +170,7 @@ class Groups:
         return math.prod(len(self.encoders[name]) for name in self.attributes)
 
     def of(self, row: Mapping[str, Any]) -> int:
-        """Number of an utterance's group, from 0."""
+        """Give the number of an utterance's group, from 0."""
         number = 0
         for name in self.attributes:
             encoder = self.encoders[name]

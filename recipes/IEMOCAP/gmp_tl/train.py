@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train and test one fold of GMP-TL on IEMOCAP: all stages that are missing, or one.
 
-python train.py hparams/gmp_tl_hubert.yaml --data_folder /path/to/IEMOCAP_full_release [--stage warm_up]
+python train.py hparams/gmp_tl_hubert.yaml --data_folder IEMOCAP_full_release [--stage warm_up]
 """
 
 import sys
