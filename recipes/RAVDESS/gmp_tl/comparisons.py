@@ -14,7 +14,7 @@ from pathlib import Path
 from gemoclap_sb.training.comparisons import Comparisons, Group, Row, main
 
 # Epochs of the stages.
-WARM_UP, STAGE_ONE, STAGE_TWO = 3, 3, 6
+WARM_UP, STAGE_ONE, STAGE_TWO = 2, 3, 5
 ALL = WARM_UP + STAGE_ONE + STAGE_TWO
 
 GMP_TL = "ravdess_gmp_tl"
