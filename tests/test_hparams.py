@@ -31,6 +31,7 @@ HUB_IDS = {
 def test_all_experiments_are_here():
     assert set(PAPER) < set(EXPERIMENTS)
     assert {"demo", "ravdess_scratch", "nemo_scratch", "across_scratch"} < set(EXPERIMENTS)
+    assert {"gmp_tl_hubert", "gmp_tl_scratch", "ravdess_gmp_tl"} < set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -77,6 +78,32 @@ def test_ml_and_sl_differ_in_objective_and_heads_only(sl, ml):
     assert (HPARAMS / f"{ml}.yaml").read_text() == text.replace(weights, weights + heads)
 
 
+def test_gmp_tl_is_the_same_on_both_corpora_but_for_what_the_corpora_are():
+    """Of the stages; and the SE-ResNet is that of the other small experiments."""
+    ours, theirs = (
+        read_settings(HPARAMS / f"{name}.yaml") for name in ("gmp_tl_scratch", "ravdess_gmp_tl")
+    )
+    own = {"experiment", "validation", "select_by", "tta_speeds", "prompts", "num_classes"}
+    differing = {key for key in ours if ours[key] != theirs.get(key)}
+    places = {key for key in differing if key.endswith("_folder")}
+    nested = {"prepare_options", "train_logger", "checkpointer", "pretrainer", "modules", "clap"}
+    assert differing - places - nested - {"warm_up", "stage_one"} == own
+    [encoder] = theirs["audio_encoder"].values()
+    [model] = read_settings(HPARAMS / "ravdess_scratch.yaml")["clap"].values()
+    assert encoder == model["audio_encoder"]["!new:gemoclap_sb.lobes.ResNetEncoder"]
+
+
+def test_each_stage_of_gmp_tl_begins_from_what_the_stage_before_hands_on():
+    for name in ("gmp_tl_hubert", "gmp_tl_scratch", "ravdess_gmp_tl"):
+        settings = read_settings(HPARAMS / f"{name}.yaml", {"output_folder": "run"})
+        for pretrainer, stage in (
+            (settings["stage_one"]["pretrainer"], "warm_up"),
+            (settings["pretrainer"], "stage_one"),
+        ):
+            [arguments] = pretrainer.values()
+            assert arguments["paths"] == {"audio_encoder": f"run/{stage}/audio_encoder.ckpt"}
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_takes_any_corpus(name):
     settings = read_settings(HPARAMS / f"{name}.yaml")
@@ -89,12 +116,14 @@ def test_one_training_step(name, small_manifests, small_encoders, tmp_path):
     settings = read_settings(HPARAMS / f"{name}.yaml")
     overrides = {"output_folder": str(tmp_path), "batch_size": 6, "num_workers": 0}
     if settings.get("audio_source"):
+        [family] = [of for of in HUB_IDS if of in name]
         overrides |= {
-            "audio_source": str(small_encoders[name.split("_")[1]]),
+            "audio_source": str(small_encoders[family]),
             "text_source": str(small_encoders["text"]),
             "pretrained_folder": str(tmp_path / "pretrained"),
             "lr": 1e-3,
         }
+        overrides = {key: of for key, of in overrides.items() if key in settings}
     with open(HPARAMS / f"{name}.yaml", encoding="utf-8") as stream:
         hparams = load_hyperpyyaml(stream, overrides)
     columns = needed_labels(hparams["clap"], hparams["objective"], hparams["prompts"])

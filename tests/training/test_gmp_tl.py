@@ -1,0 +1,347 @@
+"""GMP-TL from its command line: stages, what links them, what is refused, and what is learnt from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gemoclap_sb.data.label_store import read_labels
+from gemoclap_sb.data.manifests import read_cells
+from gemoclap_sb.export import export
+from gemoclap_sb.inference import GEmoCLAPClassifier
+from gemoclap_sb.training import gmp_tl
+from gemoclap_sb.training.gmp_tl import main
+from tests.process_groups import CONTEXT
+from tests.run_folders import ROOT
+
+YAMLS = ROOT / "recipes/IEMOCAP/gmp_tl/hparams"
+TINY = {
+    "n_mels": 16,
+    "channels": [4, 8],
+    "strides": [1, 2],
+    "frame_size": 8,
+    "label_layers": [1],
+    "clusters": [4, 9],
+    "kmeans_passes": 2,
+    "block_seconds": 20,
+    "batch_size": 8,
+    "crop_seconds": 0.5,
+    "warm_up_epochs": 2,
+    "stage_one_epochs": 2,
+    "number_of_epochs": 2,
+    "seed": 3,
+}
+RESULTS = ("metrics.json", "predictions.csv")
+HANDED_ON = ("warm_up/stage.json", "stage_one/stage.json", "pseudo_labels/labels.json")
+
+
+def command(folder: Path, corpus: Path, *flags: str, **options: object) -> list[str]:
+    given = {"output_folder": folder, "data_folder": corpus, **TINY, **options}
+    pairs = sum(([f"--{key}", str(value)] for key, value in given.items()), [])
+    return [str(YAMLS / "gmp_tl_scratch.yaml"), "--device", "cpu", *pairs, *flags]
+
+
+@pytest.fixture(scope="module")
+def prepare(iemocap_prepare):
+    return iemocap_prepare.prepare_iemocap
+
+
+@pytest.fixture(scope="module")
+def whole(small_corpus, prepare, tmp_path_factory) -> Path:
+    """A run of all stages that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("gmp_tl") / "fold_1"
+    assert main(prepare, command(folder, small_corpus)) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(whole, tmp_path) -> Path:
+    """A copy of `whole`, elsewhere."""
+    return shutil.copytree(whole, tmp_path / "fold_1")
+
+
+def contents(folder: Path, names: tuple[str, ...] = RESULTS + HANDED_ON) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_all_stages_leave_what_the_next_one_needs(whole):
+    encoder = torch.load(whole / "stage_one/audio_encoder.ckpt", weights_only=True)
+    before = torch.load(whole / "warm_up/audio_encoder.ckpt", weights_only=True)
+    assert encoder.keys() == before.keys()
+    assert not torch.equal(encoder["stem.weight"], before["stem.weight"])
+    [last] = [path for path in (whole / "save").glob("CKPT*") if "epoch: 2" in _meta(path)]
+    state = torch.load(last / "clap.ckpt", weights_only=True)
+    # Stage two has trained it further.
+    moved = (state["audio_encoder.stem.weight"] - encoder["stem.weight"]).abs().max()
+    assert 0 < moved < 0.1
+    assert result(whole)["n_test"] > 0
+    assert not (whole / "pseudo_labels/features").exists()
+
+
+def _meta(path: Path) -> str:
+    return (path / "CKPT.yaml").read_text()
+
+
+def test_one_stage_after_the_other_is_all_at_once(whole, small_corpus, prepare, tmp_path, capsys):
+    for stage in ("warm_up", "pseudo_labels", "stage_one", "stage_two"):
+        assert not (tmp_path / "metrics.json").exists()
+        assert main(prepare, command(tmp_path, small_corpus, stage=stage)) == 0
+    assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [("pseudo_labels", "warm_up"), ("stage_one", "warm_up"), ("stage_two", "stage_one")],
+)
+def test_a_stage_before_its_time_says_what_to_run(
+    small_corpus, prepare, tmp_path, capsys, stage, missing
+):
+    assert main(prepare, command(tmp_path, small_corpus, stage=stage)) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"no finished {missing}: run --stage {missing} first" in told
+
+
+def test_stage_one_without_labels_says_what_to_run(copied, small_corpus, prepare, capsys):
+    shutil.rmtree(copied / "stage_one")
+    shutil.rmtree(copied / "pseudo_labels")
+    assert main(prepare, command(copied, small_corpus, stage="stage_one")) == 2
+    assert "run --stage pseudo_labels" in capsys.readouterr().err
+
+
+def test_labels_of_another_encoder_are_refused(copied, small_corpus, prepare, capsys):
+    """As if the warm-up had been trained again."""
+    record = json.loads((copied / "warm_up/stage.json").read_text())
+    state = torch.load(copied / "warm_up/audio_encoder.ckpt", weights_only=True)
+    shutil.rmtree(copied / "stage_one")
+    state["stem.weight"] *= 2
+    torch.save(state, copied / "warm_up/audio_encoder.ckpt")
+    assert main(prepare, command(copied, small_corpus, stage="stage_one")) == 2
+    assert "audio_encoder.ckpt does not hold what was written" in capsys.readouterr().err
+    # And with the record of it.
+    from gemoclap_sb.lobes import ResNetEncoder
+    from gemoclap_sb.training.checkpoint_files import weights_digest
+
+    encoder = ResNetEncoder(n_mels=16, channels=[4, 8], strides=[1, 2], output_size=8)
+    encoder.load_state_dict(state)
+    record["encoder"] = weights_digest(encoder)
+    (copied / "warm_up/stage.json").write_text(json.dumps(record))
+    assert main(prepare, command(copied, small_corpus, stage="stage_one")) == 2
+    told = capsys.readouterr().err
+    assert "made from another encoder. Delete it and run --stage pseudo_labels" in told
+
+
+@pytest.mark.parametrize("option", [{"clusters": [4, 8]}, {"alpha_e": 0.5}, {"margin": 0.1}])
+def test_a_run_that_is_begun_keeps_its_settings(copied, small_corpus, prepare, capsys, option):
+    (copied / "metrics.json").unlink()
+    shutil.rmtree(copied / "save")
+    assert main(prepare, command(copied, small_corpus, **option)) == 2
+    assert f"begun with other settings: {next(iter(option))}" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_tested_again_and_stays(copied, small_corpus, prepare):
+    before = contents(copied)
+    assert main(prepare, command(copied, small_corpus)) == 0
+    assert main(prepare, command(copied, small_corpus, "--test_only")) == 0
+    assert contents(copied) == before
+
+
+def test_stages_of_another_run_serve_as_they_are(whole, small_corpus, prepare, tmp_path, capsys):
+    """As in comparisons: another margin, from the same encoder."""
+    shared = {f"{stage}_folder": whole / stage for stage in ("warm_up", "stage_one")}
+    shared["labels_folder"] = whole / "pseudo_labels"
+    before = contents(whole, HANDED_ON)
+    assert main(prepare, command(tmp_path, small_corpus, margin=0.0, **shared)) == 0
+    assert not any((tmp_path / stage).exists() for stage in ("warm_up", "stage_one"))
+    assert contents(whole, HANDED_ON) == before
+    other = {"fold": 2, **shared}
+    assert main(prepare, command(tmp_path / "2", small_corpus, **other)) == 2
+    assert "was trained on other rows" in capsys.readouterr().err
+
+
+def test_a_stage_that_another_run_has_not_finished_is_not_run_there(
+    small_corpus, prepare, tmp_path, capsys
+):
+    folder = tmp_path / "other/warm_up"
+    run = command(tmp_path / "run", small_corpus, warm_up_folder=folder)
+    assert main(prepare, run) == 2
+    assert "has no finished warm_up, and lies outside of this run" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_no_epochs_of_stage_one_hand_on_the_warm_up(small_corpus, prepare, tmp_path):
+    assert main(prepare, command(tmp_path, small_corpus, stage_one_epochs=0)) == 0
+    encoders = [
+        torch.load(tmp_path / stage / "audio_encoder.ckpt", weights_only=True)
+        for stage in ("warm_up", "stage_one")
+    ]
+    assert all(torch.equal(encoders[0][name], of) for name, of in encoders[1].items())
+    assert not (tmp_path / "pseudo_labels").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"stage": "three"}, "--stage: expected null or one of warm_up"),
+        ({"clusters": [1]}, "--clusters: expected a list"),
+        ({"label_layers": []}, "--label_layers: expected a list"),
+        ({"label_layers": [3]}, "layers"),
+        ({"label_attributes": ["age"]}, "age"),
+        ({"clusters": [100000]}, "clusters: expected as many frames"),
+        ({"margin": -1}, "--margin: expected a number, 0 or more"),
+        ({"margin_kind": "x"}, "--margin_kind: expected one of additive, angular"),
+    ],
+)
+def test_options_that_cannot_be_are_told_in_one_line(
+    small_corpus, prepare, tmp_path, capsys, options, told
+):
+    given = {"warm_up_epochs": 0, **options}
+    assert main(prepare, command(tmp_path, small_corpus, **given)) == 2
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_debug_leaves_no_stage_behind(small_corpus, prepare, tmp_path):
+    assert main(prepare, command(tmp_path, small_corpus, "--debug")) == 0
+    assert (tmp_path / "debug_metrics.json").exists()
+    assert not (tmp_path / "metrics.json").exists()
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert not {"stage.json", "labels.json", "audio_encoder.ckpt"} & set(left)
+
+
+# What is learnt from
+
+
+def test_nothing_is_learnt_from_the_test_session(small_corpus, prepare, whole, tmp_path):
+    """Another test session, of noise and with other labels: the stages leave the same bytes."""
+    marked = shutil.copytree(small_corpus, tmp_path / "corpus")
+    tested = [row["wav"] for row in read_cells(whole / "manifests/test.csv", ("ID",))]
+    import soundfile
+
+    draw = np.random.default_rng(0)
+    for wav in tested:
+        path = Path(wav.replace("$data_root", str(marked)))
+        info = soundfile.info(path)
+        noise = draw.normal(0, 0.3, (info.frames, info.channels))
+        soundfile.write(path, noise, info.samplerate, subtype=info.subtype)
+    folder = tmp_path / "fold_1"
+    assert main(prepare, command(folder, marked)) == 0
+    for name in ("audio_encoder.ckpt", "stage.json"):
+        for stage in ("warm_up", "stage_one"):
+            if name.endswith(".json"):
+                assert (folder / stage / name).read_bytes() == (whole / stage / name).read_bytes()
+            else:
+                one, other = (
+                    torch.load(of / stage / name, weights_only=True) for of in (folder, whole)
+                )
+                assert all(torch.equal(one[key], other[key]) for key in other)
+    for name in ("labels.npy", "labels.json", "centroids.safetensors"):
+        labels = [(of / "pseudo_labels" / name).read_bytes() for of in (folder, whole)]
+        assert labels[0] == labels[1]
+    # The mark is there: the test hears it.
+    assert contents(folder, ("predictions.csv",)) != contents(whole, ("predictions.csv",))
+    store = read_labels(folder / "pseudo_labels")
+    ids = {row["ID"] for row in read_cells(whole / "manifests/test.csv", ("ID",))}
+    assert not ids & store.spans.keys()
+
+
+# Killed at any moment
+
+KILLS = [
+    ("AtomicCheckpointer", "save_and_keep_only", 2),
+    ("gmp_tl", "write_json", 1),
+    ("frame_features", "atomic_path", 2),
+    ("pseudo_labels", "fit_clusters", 1),
+    ("pseudo_labels", "write_labels", 1),
+    ("FrameBrain", "fit_batch", 12),
+    ("gmp_tl", "write_encoder", 1),
+    ("GEmoCLAPBrain", "fit_batch", 12),
+    ("experiment", "write_files", 1),
+]
+
+
+def killed_at(place: str, name: str, number: int, folder: str, corpus: str) -> None:
+    """Run all stages, and be killed when something is called for the how manieth time."""
+    from gemoclap_sb.data.corpora.iemocap import prepare_iemocap
+    from gemoclap_sb.training import experiment, frame_features, pseudo_labels
+
+    torch.set_num_threads(1)
+    modules = {of.__name__.rpartition(".")[2]: of for of in (experiment, frame_features)}
+    modules |= {"gmp_tl": gmp_tl, "pseudo_labels": pseudo_labels}
+    owner = modules[place] if place in modules else getattr(gmp_tl, place)
+    original, calls = getattr(owner, name), [0]
+
+    def killing(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, name, killing)
+    main(prepare_iemocap, command(Path(folder), Path(corpus)))
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_as_undisturbed(whole, small_corpus, prepare, tmp_path):
+    folder = tmp_path / "fold_1"
+    for place, name, number in KILLS:
+        arguments = (place, name, number, str(folder), str(small_corpus))
+        process = CONTEXT.Process(target=killed_at, args=arguments)
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL, (place, name)
+        assert not (folder / "metrics.json").exists()
+    assert main(prepare, command(folder, small_corpus)) == 0
+    assert contents(folder) == contents(whole)
+
+
+# As any other run
+
+
+def test_it_exports_and_classifies_as_it_was_tested(whole, small_corpus, tmp_path):
+    folder = export(whole, tmp_path / "exported")
+    classifier = GEmoCLAPClassifier.from_pretrained(folder)
+    rows = read_cells(whole / "manifests/test.csv", ("ID",))[:6]
+    wavs = [row["wav"].replace("$data_root", str(small_corpus)) for row in rows]
+    predicted = {row["ID"]: row for row in read_cells(whole / "predictions.csv", ("ID",))}
+    for row, found in zip(rows, classifier.classify_files(wavs), strict=True):
+        assert found.label == predicted[row["ID"]]["predicted"]
+
+
+@pytest.mark.parametrize("family", ["wavlm", "hubert", "wav2vec2", "data2vec"])
+def test_every_family_goes_through_all_stages(family, small_encoders, small_corpus, prepare, tmp_path):
+    from transformers import AutoModel
+
+    given = {
+        "output_folder": tmp_path / "run",
+        "data_folder": small_corpus,
+        "audio_source": small_encoders[family],
+        "pretrained_folder": tmp_path / "pretrained",
+        "label_layers": [1, 2],
+        "clusters": [4],
+        "kmeans_passes": 1,
+        "warm_up_epochs": 1,
+        "stage_one_epochs": 1,
+        "number_of_epochs": 1,
+        "num_workers": 0,
+    }
+    pairs = sum(([f"--{key}", str(value)] for key, value in given.items()), [])
+    argv = [str(YAMLS / "gmp_tl_hubert.yaml"), "--device", "cpu", *pairs]
+    assert main(prepare, argv) == 0
+    # Stock transformers reads the encoder of stage one.
+    stock = AutoModel.from_pretrained(tmp_path / "run/stage_one/encoder")
+    state = torch.load(tmp_path / "run/stage_one/audio_encoder.ckpt", weights_only=True)
+    own = stock.state_dict()
+    shared = [name for name in own if f"model.{name}" in state]
+    assert len(shared) > 20
+    assert all(torch.equal(own[name], state[f"model.{name}"]) for name in shared)
