@@ -43,13 +43,18 @@ def free_port() -> int:
 
 
 def run_group(
-    count: int, argv: Sequence[str], folder: Path, hook: Hook | None = None, timeout: float = 90
+    count: int,
+    argv: Sequence[str],
+    folder: Path,
+    hook: Hook | None = None,
+    timeout: float = 90,
+    main: Callable[..., int] = experiment.main,
 ) -> Ended:
     """Run a training in some processes without torchrun, which would end those that wait."""
     folder.mkdir(parents=True, exist_ok=True)
     port, started = free_port(), time.time()
     processes = [
-        CONTEXT.Process(target=_work, args=(rank, count, port, list(argv), str(folder), hook))
+        CONTEXT.Process(target=_work, args=(rank, count, port, list(argv), str(folder), hook, main))
         for rank in range(count)
     ]
     for process in processes:
@@ -101,7 +106,13 @@ def _begin(folder: Path, started: float) -> float:
 
 
 def _work(
-    rank: int, count: int, port: int, argv: list[str], folder: str, hook: Hook | None
+    rank: int,
+    count: int,
+    port: int,
+    argv: list[str],
+    folder: str,
+    hook: Hook | None,
+    main: Callable[..., int],
 ) -> None:
     output = os.open(f"{folder}/{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -113,7 +124,7 @@ def _work(
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     if hook is not None:
         hook(rank)
-    sys.exit(experiment.main(None, argv))
+    sys.exit(main(None, argv))
 
 
 def before(owner: object, name: str, action: Callable[..., object]) -> None:

@@ -1,9 +1,13 @@
-"""An audio encoder that another run has trained: loaded, and asked what it has heard."""
+"""What a training begins from: an audio encoder that another run has trained, a pretrainer's files.
+
+An encoder is asked what it has heard.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
+from pickle import UnpicklingError
 from typing import Any
 
 from torch import nn
@@ -34,6 +38,24 @@ def load_audio_source(model: nn.Module, hparams: Mapping[str, Any], hparams_file
         load_encoder(getattr(model, "audio_encoder", model), source)
     except EncoderFolderError as error:
         raise ExperimentError(f"--audio_source {source}: {error}.") from error
+
+
+def load_pretrained(hparams: Mapping[str, Any], hparams_file: str) -> None:
+    """Load what the ``pretrainer`` names, if there is one; ExperimentError if it cannot be."""
+    pretrainer = hparams.get("pretrainer")
+    if pretrainer is None:
+        return
+    try:
+        pretrainer.collect_files()
+        pretrainer.load_collected()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExperimentError(f"{hparams_file}: pretrainer: {error}") from error
+    except (EOFError, UnpicklingError) as error:
+        # torch's words for it advise to let the file run code.
+        raise ExperimentError(
+            f"{hparams_file}: pretrainer: a file of {pretrainer.paths} is damaged, or holds more "
+            "than tensors."
+        ) from error
 
 
 def is_argument(references: Mapping[str, Any]) -> bool:

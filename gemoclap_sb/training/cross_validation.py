@@ -113,6 +113,8 @@ def plan(train_script: Path, argv: Sequence[str], called: str = "") -> Plan:
         raise ExperimentError("a debug run has no result to sum up: run train.py with --debug.")
     settings = read_settings(hparams_file, given)
     checked_run_options(run_opts, settings)
+    if settings.get("stage"):
+        raise ExperimentError("cross-validation runs all stages of a fold: leave --stage out.")
     manifests = [key for key in ("train_csv", "valid_csv", "test_csv") if settings.get(key)]
     if manifests:
         raise ExperimentError(

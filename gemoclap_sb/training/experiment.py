@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import speechbrain as sb
@@ -42,7 +41,8 @@ from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
 from gemoclap_sb.files import clear_leftovers, kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.training.agreement import add_classifiers
-from gemoclap_sb.training.audio_source import load_audio_source, source_notes
+from gemoclap_sb.training.audio_source import load_audio_source, load_pretrained, source_notes
+from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.endings import exit_status
@@ -290,34 +290,12 @@ def build_brain(run: Run) -> GEmoCLAPBrain:
         write_run_config(run.folder, brain.model, hparams["prompts"])
     # A checkpoint of this run, if there is one, is recovered over what these two load.
     load_audio_source(brain.model, hparams, run.hparams_file)
-    load_pretrained(run)
+    load_pretrained(hparams, run.hparams_file)
     return brain
 
 
-def load_pretrained(run: Run) -> None:
-    """Load what the experiment's ``pretrainer`` names, if it has one; ExperimentError if not."""
-    pretrainer = run.hparams.get("pretrainer")
-    if pretrainer is None:
-        return
-    try:
-        pretrainer.collect_files()
-        pretrainer.load_collected()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ExperimentError(f"{run.hparams_file}: pretrainer: {error}") from error
-    except (EOFError, UnpicklingError) as error:
-        # torch's words for it advise to let the file run code.
-        raise ExperimentError(
-            f"{run.hparams_file}: pretrainer: a file of {pretrainer.paths} is "
-            "damaged, or holds more than tensors."
-        ) from error
-
-
-def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessment]:
-    """Train, or go on training, and test the selected checkpoint.
-
-    Returns a record per epoch, and what `gemoclap_sb.evaluation.assessment.assess` says.
-    ExperimentError if the model was never trained, or for more epochs than are asked for.
-    """
+def fit(brain: ResumableBrain, splits: Splits) -> None:
+    """Train, or go on training; ExperimentError if the training set is too small."""
     train = splits.rows["train"]
     if len(train) < 2:
         raise ExperimentError(f"training set: expected 2 utterances or more, found {len(train)}.")
@@ -335,6 +313,15 @@ def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessm
         train_loader_kwargs=train_options,
         valid_loader_kwargs=brain.evaluation_loader_options(splits.rows["valid"]),
     )
+
+
+def fit_and_test(brain: GEmoCLAPBrain, splits: Splits) -> tuple[History, Assessment]:
+    """Train, or go on training, and test the selected checkpoint.
+
+    Returns a record per epoch, and what `gemoclap_sb.evaluation.assessment.assess` says.
+    ExperimentError if the model was never trained, or for more epochs than are asked for.
+    """
+    fit(brain, splits)
     # Taken now: the evaluation goes back to the best checkpoint, and the history with it.
     history = list(brain.hparams.history.records)
     epochs = brain.hparams.epoch_counter.limit

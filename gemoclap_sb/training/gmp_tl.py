@@ -19,26 +19,28 @@ Source: Pan et al., "GMP-TL", arXiv 2405.02151.
 from __future__ import annotations
 
 import gc
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import if_main_process, infer_device
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger
-from torch import nn
 
 from gemoclap_sb.data.label_store import INDEX, LabelStore
 from gemoclap_sb.files import atomic_path, clear_leftovers, write_json
 from gemoclap_sb.lobes.encoder_folders import write_encoder
 from gemoclap_sb.lobes.run_encoders import ENCODER
+from gemoclap_sb.models.frame_classifier import FrameClassifier
 from gemoclap_sb.training.agreement import add_classifiers
-from gemoclap_sb.training.audio_source import load_audio_source
+from gemoclap_sb.training.audio_source import load_audio_source, load_pretrained
 from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History
@@ -48,8 +50,8 @@ from gemoclap_sb.training.experiment import (
     Splits,
     build_brain,
     conduct,
+    fit,
     fit_and_test,
-    load_pretrained,
     load_splits,
     open_run,
     write_result,
@@ -66,13 +68,14 @@ from gemoclap_sb.training.pseudo_labels import (
     open_pseudo_labels,
 )
 from gemoclap_sb.training.resources import told_resources
-from gemoclap_sb.training.run_folder import ExperimentError, read_record
+from gemoclap_sb.training.run_folder import STAGE_RECORD, ExperimentError, read_record
 from gemoclap_sb.training.split_manifests import Prepare
 
 logger = get_logger(__name__)
 
 WARM_UP, PSEUDO_LABELS, STAGE_ONE, STAGE_TWO = STAGES
-ENCODER_WEIGHTS, STAGE_RECORD = "audio_encoder.ckpt", "stage.json"
+ENCODER_WEIGHTS, SAVE = "audio_encoder.ckpt", "save"
+_RECORDS = {WARM_UP: STAGE_RECORD, PSEUDO_LABELS: INDEX, STAGE_ONE: STAGE_RECORD}
 _FOLDERS = {
     WARM_UP: "warm_up_folder",
     PSEUDO_LABELS: "labels_folder",
@@ -100,7 +103,7 @@ def run_stages(prepare: Prepare | None = None, argv: Sequence[str] | None = None
             return conduct(run, prepare)
         read = run.hparams[WARM_UP]["objective"].attributes
         splits = load_splits(run, prepare, [*read, *run.hparams["label_attributes"]])
-        asked = run.hparams.get("stage")
+        asked = run.hparams["stage"]
         names = [asked] if asked else [STAGE_TWO] if run.run_opts.test_only else STAGES
         stages = Stages(run, splits)
         for name in names:
@@ -109,16 +112,14 @@ def run_stages(prepare: Prepare | None = None, argv: Sequence[str] | None = None
 
 
 class Stages:
-    """The stages of a run. They share the audio encoder, and seed all that they draw."""
+    """The stages of a run; each seeds all that it draws, whatever was run before it."""
 
     def __init__(self, run: Run, splits: Splits) -> None:
         self.run, self.splits = run, splits
         self.debug = run.run_opts.debug
         self.result: dict[str, Any] = {}
-        self.encoder: nn.Module = run.hparams["modules"]["clap"].audio_encoder
         self.options = LabelOptions.of(run.hparams)
         # Of a debug run, whose stages leave nothing behind.
-        self.passed: list[str] = []
         self.trial_labels: LabelStore | None = None
 
     def run_one(self, name: str) -> None:
@@ -133,8 +134,7 @@ class Stages:
         if self.debug or not self.is_finished(name):
             logger.info("%s", name)
             work[name]()
-            self.passed.append(name)
-        if name != STAGE_TWO and not self.debug:
+        if name != STAGE_TWO and not self.debug and if_main_process():
             print(f"{name}: {self.folder(name)}")
 
     def folder(self, name: str) -> Path:
@@ -145,9 +145,10 @@ class Stages:
         """Whether a stage need not be run; ExperimentError if it is another run's and must be."""
         if name == STAGE_TWO:
             return False
+        if name == PSEUDO_LABELS and self.run.hparams["stage"] != name and self.needs_no_labels():
+            return True
         folder = self.folder(name)
-        record = folder / (INDEX if name == PSEUDO_LABELS else STAGE_RECORD)
-        if not record.is_file():
+        if not (folder / _RECORDS[name]).is_file():
             if not folder.resolve().is_relative_to(self.run.folder.resolve()):
                 raise ExperimentError(
                     f"--{_FOLDERS[name]} {folder} has no finished {name}, and lies outside of this "
@@ -160,6 +161,10 @@ class Stages:
             return False
         self.check_stage(name)
         return True
+
+    def needs_no_labels(self) -> bool:
+        """Whether stage one, which they are for, is finished or has no epochs."""
+        return not self.epochs(STAGE_ONE) or self.is_finished(STAGE_ONE)
 
     def check_stage(self, name: str) -> dict[str, Any]:
         """Read what a stage before left; ExperimentError if it is not finished or of other data."""
@@ -182,65 +187,73 @@ class Stages:
         """Say which rows the stages have."""
         return {split: self.splits.contents[split] for split in LABELLED}
 
+    def epochs(self, name: str) -> int:
+        """Give the epochs of a stage before the last."""
+        return self.run.hparams[name]["number_of_epochs"]
+
     def warm_up(self) -> None:
         """Train the encoder on emotion and gender of utterances."""
         stage = self.stage_run(WARM_UP)
-        load_audio_source(stage.hparams["modules"]["clap"], stage.hparams, self.run.hparams_file)
-        if epochs := stage.hparams["number_of_epochs"]:
+        load_audio_source(stage.hparams["modules"]["clap"], stage.hparams, stage.hparams_file)
+        if self.epochs(WARM_UP):
             add_classifiers(stage.hparams)
-            brain = self.brain(GEmoCLAPBrain, stage)
-            brain.check_options()
-            self.fit(brain)
-        self.finish(WARM_UP, epochs)
+            self.train(GEmoCLAPBrain, stage, self.splits)
+        self.hand_on(WARM_UP, stage)
 
     def pseudo_labels(self) -> None:
         """Label the frames of the encoder that stage one begins from."""
-        if not self.run.hparams[STAGE_ONE]["number_of_epochs"]:
-            return
+        if not self.epochs(STAGE_ONE):
+            raise ExperimentError("--stage pseudo_labels: with stage_one_epochs 0 none are needed.")
         stage = self.stage_run(STAGE_ONE)
-        self.take_encoder(stage, WARM_UP)
-        rows, record = self.splits.rows, self.label_record()
-        folder: str | Path = self.folder(PSEUDO_LABELS)
-        with ExitStack() as stack:
-            if self.debug:
-                rows = {split: self.first_rows(rows[split]) for split in LABELLED}
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-            options = stage.hparams["valid_batch_size"], stage.hparams["num_workers"]
-            device = self.run.run_opts.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = self.begin(stage, WARM_UP)
+        if not self.debug:
+            self.make_labels(stage, model, self.folder(PSEUDO_LABELS), self.splits.rows)
+            return
+        rows = {split: self.first_rows(self.splits.rows[split]) for split in LABELLED}
+        with tempfile.TemporaryDirectory() as folder:
+            self.trial_labels = self.make_labels(stage, model, Path(folder), rows)
 
-            def make() -> None:
-                datasets = {split: self.only(split, rows[split]) for split in LABELLED}
-                make_pseudo_labels(
-                    folder, stage.hparams["modules"]["clap"], rows, datasets,
-                    self.run.hparams["label_encoders"], self.options, record, *options, device,
-                )  # fmt: skip
-                if self.debug:
-                    self.trial_labels = open_pseudo_labels(folder, record)
+    def make_labels(
+        self, stage: Run, model: FrameClassifier, folder: Path, rows: Mapping[str, dict]
+    ) -> LabelStore | None:
+        """Label the frames of rows; of a debug run, give the labels to all processes."""
+        record = self.label_record(model)
+        options = stage.hparams["valid_batch_size"], stage.hparams["num_workers"]
+        device = stage.run_opts.device or infer_device()
 
-            on_main(make)
+        def make() -> LabelStore | None:
+            datasets = {split: self.only(split, rows[split]) for split in LABELLED}
+            make_pseudo_labels(
+                folder, model, rows, datasets, stage.hparams["label_encoders"], self.options,
+                record, *options, device,
+            )  # fmt: skip
+            return open_pseudo_labels(folder, record) if self.debug else None
+
+        return on_main(make)
 
     def stage_one(self) -> None:
         """Train the encoder on the labels of frames."""
         stage = self.stage_run(STAGE_ONE)
-        self.take_encoder(stage, WARM_UP)
-        epochs = stage.hparams["number_of_epochs"]
-        if epochs:
-            store = self.trial_labels or open_pseudo_labels(
-                self.folder(PSEUDO_LABELS), self.label_record()
-            )
-            stage.hparams["modules"]["clap"].add_scales(store.num_classes)
-            self.fit(self.brain(FrameBrain, stage), self.labelled(store))
-        self.finish(STAGE_ONE, epochs)
+        model = self.begin(stage, WARM_UP)
+        if self.epochs(STAGE_ONE):
+            store = self.trial_labels
+            if store is None:
+                store = open_pseudo_labels(self.folder(PSEUDO_LABELS), self.label_record(model))
+            model.add_scales(store.num_classes)
+            self.train(FrameBrain, stage, self.labelled(store))
+        self.hand_on(STAGE_ONE, stage)
 
     def stage_two(self) -> None:
         """Fine-tune on emotion; the run's result is its."""
         run = self.run
-        if self.debug:
-            # The stages before have just left their encoder in place.
+        # Of a debug run the encoder is in place; what is tested has its checkpoint.
+        if begins := not (self.debug or run.run_opts.test_only):
+            record = self.check_stage(STAGE_ONE)
+        else:
             run = replace(run, hparams={**run.hparams, "pretrainer": None})
-        elif not run.run_opts.test_only:
-            self.check_stage(STAGE_ONE)
         brain = build_brain(run)
+        if begins and run.hparams.get("pretrainer") is not None:
+            self.check_encoder(brain.model, STAGE_ONE, record)
         history, assessment = fit_and_test(brain, self.splits)
         self.result = write_result(run, self.splits, brain, history, assessment)
 
@@ -255,7 +268,7 @@ class Stages:
             "epoch_counter": counter,
             "history": history,
             "train_logger": FileTrainLogger(folder / "train_log.txt"),
-            "checkpointer": AtomicCheckpointer(folder / "save", kept),
+            "checkpointer": AtomicCheckpointer(folder / SAVE, kept),
             "pretrainer": None,
             # Of stage two.
             "lr_audio": None,
@@ -263,82 +276,74 @@ class Stages:
         hparams = {**self.run.hparams, **plumbing, **section}
         return replace(self.run, hparams=hparams, folder=folder)
 
-    def brain(self, of: type[ResumableBrain], stage: Run) -> Any:
-        """Make a stage's brain."""
-        hparams = stage.hparams
-        return of(
-            hparams["modules"],
-            hparams["opt_class"],
-            hparams,
-            self.run.run_opts,
-            hparams["checkpointer"],
-        )
-
-    def take_encoder(self, stage: Run, before: str) -> None:
+    def begin(self, stage: Run, before: str) -> FrameClassifier:
         """Load the encoder that a stage begins from; of a debug run it is in place."""
-        if self.debug:
-            return
-        record = self.check_stage(before)
-        load_pretrained(stage)
-        if (
-            stage.hparams["pretrainer"] is not None
-            and weights_digest(self.encoder) != record["encoder"]
-        ):
+        model = stage.hparams["modules"]["clap"]
+        if not self.debug:
+            record = self.check_stage(before)
+            load_pretrained(stage.hparams, stage.hparams_file)
+            if stage.hparams["pretrainer"] is not None:
+                self.check_encoder(model, before, record)
+        return model
+
+    def check_encoder(self, model: Any, before: str, record: Mapping[str, Any]) -> None:
+        """Refuse an encoder that is not the one that a stage has left."""
+        if weights_digest(model.audio_encoder) != record["encoder"]:
             raise ExperimentError(
-                f"{self.folder(before)}: {ENCODER_WEIGHTS} does not hold what was written. Delete "
-                f"the folder and run --stage {before}."
+                f"{self.folder(before)}: {ENCODER_WEIGHTS} does not hold what was written, or the "
+                f"pretrainer loads another file. Delete the folder and run --stage {before}."
             )
 
-    def fit(self, brain: ResumableBrain, splits: Splits | None = None) -> None:
+    def train(self, of: type[ResumableBrain], stage: Run, splits: Splits) -> None:
         """Train for all epochs of a stage, or go on with it."""
-        splits = splits or self.splits
-        options = brain.train_loader_options(splits.rows["train"])
-        brain.fit(
-            brain.hparams.epoch_counter,
-            splits.datasets["train"],
-            splits.datasets["valid"],
-            train_loader_kwargs=options,
-            valid_loader_kwargs=brain.evaluation_loader_options(splits.rows["valid"]),
-        )
+        hparams = stage.hparams
+        modules, make, keeps = (hparams[key] for key in ("modules", "opt_class", "checkpointer"))
+        brain = of(modules, make, hparams, stage.run_opts, keeps)
+        if isinstance(brain, GEmoCLAPBrain):
+            brain.check_options()
+        fit(brain, splits)
         brain.zero_grad(set_to_none=True)
         # DDP's hooks on the encoder's parameters end with it.
         brain.modules.clear()
         gc.collect()
 
-    def finish(self, name: str, epochs: int) -> None:
-        """Hand on the encoder, and say that the stage is finished."""
+    def hand_on(self, name: str, stage: Run) -> None:
+        """Leave the encoder to the next stage, and say that this one is finished."""
         if self.debug:
             return
-        folder = self.folder(name)
+        folder, encoder = stage.folder, stage.hparams["modules"]["clap"].audio_encoder
 
         def write() -> None:
             clear_leftovers(folder)
             with atomic_path(folder / ENCODER_WEIGHTS) as temporary:
-                torch.save(self.encoder.state_dict(), temporary)
+                torch.save(encoder.state_dict(), temporary)
             if name == STAGE_ONE:
                 try:
-                    write_encoder(self.encoder, folder / ENCODER)
+                    write_encoder(encoder, folder / ENCODER)
                 except ValueError as error:
-                    logger.info("No encoder folder for --audio_source: %s", error)
+                    logger.warning("%s: no %s/ for --audio_source: %s", folder, ENCODER, error)
             record = {
                 "stage": name,
-                "epochs": epochs,
-                "encoder": weights_digest(self.encoder),
+                "epochs": self.epochs(name),
+                "encoder": weights_digest(encoder),
                 "data": self.data(),
             }
             write_json(folder / STAGE_RECORD, record)
+            # Several times as large, and of no more use.
+            shutil.rmtree(folder / SAVE)
 
         on_main(write)
 
-    def label_record(self) -> dict[str, Any]:
+    def label_record(self, model: FrameClassifier) -> dict[str, Any]:
         """Say what the labels of this run are made from, now that the encoder is loaded."""
-        record = label_record(self.options, weights_digest(self.encoder), self.splits.contents)
-        return {**record, "trim_db": self.run.hparams.get("trim_db")}
+        encoder = weights_digest(model.audio_encoder)
+        record = label_record(self.options, encoder, self.splits.contents)
+        return {**record, "trim_db": model.trim_db}
 
     def first_rows(self, rows: Mapping[str, dict]) -> dict[str, dict]:
         """Give as many rows as a debug run trains on."""
-        opts = self.run.run_opts
-        return dict(list(rows.items())[: opts.debug_batches * self.run.hparams["batch_size"]])
+        count = self.run.run_opts.debug_batches * self.run.hparams["batch_size"]
+        return dict(list(rows.items())[:count])
 
     def labelled(self, store: LabelStore) -> Splits:
         """Give the splits with ``frame_labels``, of the utterances that have some."""

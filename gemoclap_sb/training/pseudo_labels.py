@@ -154,6 +154,8 @@ def make_pseudo_labels(
             [len(of) * groups.count for of in centroids],
             record,
         )
+    # What the store's own record says, and what it was made from.
+    (folder / RECORD).unlink(missing_ok=True)
     shutil.rmtree(folder / FEATURES, ignore_errors=True)
 
 

@@ -39,6 +39,7 @@ from gemoclap_sb.training.differing import roots, spelled_out
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 # Trainings before the one whose result the run is, in folders of their own.
 EARLIER_STAGES = ("warm_up", "stage_one")
+STAGE_RECORD = "stage.json"
 
 # Keys that say where and how fast, not what: they are not recorded.
 UNRECORDED = frozenset(
@@ -272,14 +273,18 @@ def _recordable(settings: Mapping[str, Any], options: Mapping[str, Any] | None) 
         # A run begun before there were these keys goes on.
         kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
     if kept.get("pretrainer"):
-        kept["pretrainer"] = _sources(kept["pretrainer"], settings.get("output_folder"))
+        kept["pretrainer"] = _sources(kept["pretrainer"], settings["output_folder"])
     # As JSON gives it back, so that equal settings compare equal.
     return json.loads(json.dumps(kept | dict(options or {})))
 
 
 def _is_begun(folder: str | os.PathLike) -> bool:
-    places = [Path(folder), *(Path(folder) / stage for stage in EARLIER_STAGES)]
-    return is_finished(folder) or any(any(of.glob("save/CKPT*")) for of in places)
+    stages = [Path(folder) / stage for stage in EARLIER_STAGES]
+    return (
+        is_finished(folder)
+        or any(any(of.glob("save/CKPT*")) for of in [Path(folder), *stages])
+        or any((of / STAGE_RECORD).is_file() for of in stages)
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -331,26 +336,19 @@ def _prepared_root(record: Path) -> str:
     return str(arguments.get("data_folder") or "$data_root")
 
 
-def _sources(pretrainer: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+def _sources(pretrainer: Mapping[str, Any], folder: str) -> dict[str, str]:
     """Say what a pretrainer loads, without the description of what it loads into.
 
     What lies in the run's own folder moves with it.
     """
     [arguments] = pretrainer.values()
-    paths = arguments.get("paths") or {}
-    inside = {name: Path(of) for name, of in paths.items() if folder and _lies_in(of, folder)}
-    return {
-        name: inside[name].relative_to(folder).as_posix()
-        if name in inside
-        else os.path.realpath(of)
-        if os.path.exists(of)
-        else of
-        for name, of in paths.items()
-    }
 
+    def told(path: str) -> str:
+        if Path(path).is_relative_to(folder):
+            return Path(path).relative_to(folder).as_posix()
+        return os.path.realpath(path) if os.path.exists(path) else path
 
-def _lies_in(path: str, folder: str) -> bool:
-    return Path(path).is_relative_to(folder)
+    return {name: told(of) for name, of in (arguments.get("paths") or {}).items()}
 
 
 def _with_real_folders(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""GMP-TL from its command line: stages, what links them, what is refused, and what is learnt from."""
+"""GMP-TL from its command line: stages, what links them, what is refused, what is learnt from."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gemoclap_sb.data.label_store import read_labels
 from gemoclap_sb.data.manifests import read_cells
 from gemoclap_sb.export import export
 from gemoclap_sb.inference import GEmoCLAPClassifier
-from gemoclap_sb.training import gmp_tl
+from gemoclap_sb.training import cross_validation, gmp_tl
 from gemoclap_sb.training.gmp_tl import main
-from tests.process_groups import CONTEXT
+from tests.process_groups import CONTEXT, run_group
 from tests.run_folders import ROOT
 
 YAMLS = ROOT / "recipes/IEMOCAP/gmp_tl/hparams"
@@ -86,7 +86,10 @@ def test_all_stages_leave_what_the_next_one_needs(whole):
     moved = (state["audio_encoder.stem.weight"] - encoder["stem.weight"]).abs().max()
     assert 0 < moved < 0.1
     assert result(whole)["n_test"] > 0
-    assert not (whole / "pseudo_labels/features").exists()
+    # Checkpoints and frames are gone where they are of no more use.
+    left = {path.name for path in (whole / "pseudo_labels").iterdir()}
+    assert left == {"labels.npy", "labels.json", "centroids.safetensors"}
+    assert not (whole / "warm_up/save").exists() and not (whole / "stage_one/save").exists()
 
 
 def _meta(path: Path) -> str:
@@ -177,6 +180,45 @@ def test_a_stage_that_another_run_has_not_finished_is_not_run_there(
     assert main(prepare, run) == 2
     assert "has no finished warm_up, and lies outside of this run" in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_labels_that_stage_one_had_may_go(copied, small_corpus, prepare):
+    before = contents(copied, RESULTS)
+    shutil.rmtree(copied / "pseudo_labels")
+    assert main(prepare, command(copied, small_corpus)) == 0
+    assert not (copied / "pseudo_labels").exists()
+    assert contents(copied, RESULTS) == before
+
+
+def test_an_encoder_that_is_not_the_one_left_is_refused(copied, small_corpus, prepare, capsys):
+    shutil.rmtree(copied / "save")
+    (copied / "metrics.json").unlink()
+    shutil.copy(copied / "warm_up/audio_encoder.ckpt", copied / "stage_one/audio_encoder.ckpt")
+    assert main(prepare, command(copied, small_corpus)) == 2
+    assert "stage_one: audio_encoder.ckpt does not hold what was written" in capsys.readouterr().err
+
+
+def test_cross_validation_runs_all_stages(small_corpus, tmp_path, capsys):
+    argv = command(tmp_path, small_corpus, stage="warm_up")
+    assert cross_validation.main(ROOT / "recipes/IEMOCAP/gmp_tl/train.py", argv) == 2
+    assert "leave --stage out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_go_through_all_stages(small_manifests, tmp_path):
+    given = {
+        f"{split}_csv": small_manifests[f"{split}_csv"] for split in ("train", "valid", "test")
+    }
+    run = command(tmp_path / "run", small_manifests["data_root"], batch_size=4, **given)
+    ended = run_group(2, run, tmp_path / "processes", main=main)
+    assert ended.codes == [0, 0], ended.outputs
+    # The main one alone tells.
+    told = [output.count("warm_up: ") for output in ended.outputs]
+    assert told == [1, 0]
+    # What one process tests is what two have trained.
+    before = contents(tmp_path / "run", RESULTS)
+    assert main(None, [*run, "--test_only"]) == 0
+    assert contents(tmp_path / "run", RESULTS) == before
 
 
 def test_no_epochs_of_stage_one_hand_on_the_warm_up(small_corpus, prepare, tmp_path):
@@ -319,7 +361,9 @@ def test_it_exports_and_classifies_as_it_was_tested(whole, small_corpus, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["wavlm", "hubert", "wav2vec2", "data2vec"])
-def test_every_family_goes_through_all_stages(family, small_encoders, small_corpus, prepare, tmp_path):
+def test_every_family_goes_through_all_stages(
+    family, small_encoders, small_corpus, prepare, tmp_path
+):
     from transformers import AutoModel
 
     given = {
