@@ -102,7 +102,8 @@ def draw_training_curves(
     panels[0].plot(epochs, series["train_loss"], color=PALE, label="training", ls="--", **style)
     panels[0].plot(epochs, series["valid_loss"], color=WAR_COLOUR, label="validation", **style)
     for name in names:
-        label = name.removeprefix("valid_").upper()
+        label = name.removeprefix("valid_").replace("_", " ")
+        label = label.upper() if label in ("war", "uar") else label
         colour = {"WAR": WAR_COLOUR, "UAR": UAR_COLOUR}.get(label)
         # With as many utterances of each class the two are one line: both are to be seen.
         line = {"ls": "--", "zorder": 2.5} if label == "WAR" else {}

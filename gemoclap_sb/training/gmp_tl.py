@@ -35,6 +35,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger
 
 from gemoclap_sb.data.label_store import INDEX, LabelStore
+from gemoclap_sb.evaluation.figures import draw_training_curves
 from gemoclap_sb.files import atomic_path, clear_leftovers, write_json
 from gemoclap_sb.lobes.encoder_folders import write_encoder
 from gemoclap_sb.lobes.run_encoders import ENCODER
@@ -322,6 +323,8 @@ class Stages:
                     write_encoder(encoder, folder / ENCODER)
                 except ValueError as error:
                     logger.warning("%s: no %s/ for --audio_source: %s", folder, ENCODER, error)
+            if history := stage.hparams["history"].records:
+                draw_training_curves(history, folder / "training.png")
             record = {
                 "stage": name,
                 "epochs": self.epochs(name),

@@ -89,7 +89,9 @@ def test_all_stages_leave_what_the_next_one_needs(whole):
     # Checkpoints and frames are gone where they are of no more use.
     left = {path.name for path in (whole / "pseudo_labels").iterdir()}
     assert left == {"labels.npy", "labels.json", "centroids.safetensors"}
-    assert not (whole / "warm_up/save").exists() and not (whole / "stage_one/save").exists()
+    for stage in ("warm_up", "stage_one"):
+        assert not (whole / stage / "save").exists()
+        assert (whole / stage / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
 def _meta(path: Path) -> str:
