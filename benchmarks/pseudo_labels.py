@@ -79,12 +79,10 @@ def work(options: Namespace) -> None:
 
     pseudo_labels.extract_frames = extract
     folder = options.worker / "labels"
-    record = label_record(asked, "random", contents)
+    model = FrameClassifier(ResNetEncoder(n_mels=options.n_mels))
+    record = label_record(asked, model, contents)
     started = time.perf_counter()
-    make_pseudo_labels(
-        folder, FrameClassifier(ResNetEncoder(n_mels=options.n_mels)), rows, datasets, encoders,
-        asked, record,
-    )  # fmt: skip
+    make_pseudo_labels(folder, model, rows, datasets, encoders, asked, record)
     found = {
         "seconds": time.perf_counter() - started,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -80,6 +80,21 @@ def write_encoder(lobe: nn.Module, folder: str | os.PathLike) -> None:
     _write_transformers(lobe, folder)
 
 
+def encoder_description(lobe: nn.Module) -> dict[str, Any]:
+    """Say what a lobe computes beside what its weights say: its class, and arguments that matter.
+
+    >>> from gemoclap_sb.lobes import ResNetEncoder
+    >>> encoder_description(ResNetEncoder(hop_ms=20, time_masks=0))["hop_ms"]
+    20
+    """
+    kind = {"class": type(lobe).__name__}
+    if isinstance(lobe, Configured):
+        config = json.loads(json.dumps(lobe.to_config()))
+        return kind | {key: of for key, of in config.items() if key not in lobe.TRAINING_ONLY}
+    options = getattr(lobe, "options", {})
+    return kind | {key: options[key] for key in ("normalize_wav", "layers") if key in options}
+
+
 def load_encoder(lobe: nn.Module, source: str | os.PathLike) -> None:
     """Fill a lobe that is no `SSLEncoder` with the weights of an encoder that another run trained.
 

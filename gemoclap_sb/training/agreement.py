@@ -24,10 +24,12 @@ def add_classifiers(hparams: Mapping[str, Any]) -> None:
     if isinstance(model, AudioClassifier) and isinstance(objective, MultiTaskCrossEntropyObjective):
         further = [name for name in trained if name not in model.heads]
     if set(trained) != {*model.heads, *further}:
+        instead = "Let --heads and the weights agree."
+        if isinstance(model, AudioClassifier):
+            instead = f"Let {model.heads[0]} weigh more than 0."
         raise ExperimentError(
             f"heads: the model has {', '.join(model.heads)}, the objective trains "
-            f"{', '.join(trained)} (an attribute that weighs 0 is not trained). Let --heads and "
-            "the weights agree."
+            f"{', '.join(trained)} (an attribute that weighs 0 is not trained). {instead}"
         )
     if isinstance(objective, MarginSoftmaxObjective):
         _check_scale(model, objective)

@@ -5,6 +5,7 @@ An encoder is asked what it has heard.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from pickle import UnpicklingError
@@ -13,9 +14,10 @@ from typing import Any
 from torch import nn
 
 from gemoclap_sb.lobes.encoder_folders import EncoderFolderError, load_encoder
-from gemoclap_sb.lobes.run_encoders import ENCODER, STAGE_ONE, encoder_folder
+from gemoclap_sb.lobes.run_encoders import ENCODER, encoder_folder
 from gemoclap_sb.training.references import read_references
 from gemoclap_sb.training.run_folder import (
+    EARLIER_STAGES,
     SETTINGS,
     ExperimentError,
     read_record,
@@ -23,6 +25,8 @@ from gemoclap_sb.training.run_folder import (
 )
 
 Rows = Mapping[str, Mapping[str, Any]]
+# Keys that name what another run has trained.
+_SOURCES = ("audio_source", *(f"{stage}_folder" for stage in EARLIER_STAGES))
 
 
 def load_audio_source(model: nn.Module, hparams: Mapping[str, Any], hparams_file: str) -> None:
@@ -63,16 +67,17 @@ def is_argument(references: Mapping[str, Any]) -> bool:
     return "audio_source" in references.get("modules", ())
 
 
-def source_notes(source: str | None, rows: Mapping[str, Rows]) -> list[str]:
+def source_notes(hparams: Mapping[str, Any], rows: Mapping[str, Rows]) -> list[str]:
     """Say in notes which of the tested utterances and speakers ``audio_source`` was trained on.
 
-    ``rows`` are this run's by split. A run that itself began from another has heard that one's
-    too. Speakers whom this run is trained on anyway are not told.
+    So too the stages of another run that this one begins from. ``rows`` are this run's by split. A
+    run that itself began from another has heard that one's too. Speakers whom this run is trained
+    on anyway are not told.
     """
     utterances: set[tuple[str, str]] = set()
     speakers: set[str] = set()
     notes = []
-    for run in _runs(source):
+    for run in _runs(hparams):
         try:
             trained = recorded_manifest(run, "train")
         except ExperimentError as error:
@@ -95,21 +100,32 @@ def source_notes(source: str | None, rows: Mapping[str, Rows]) -> list[str]:
     return notes
 
 
-def _runs(source: str | None) -> Iterator[Path]:
-    """Yield the run whose encoder this is, and those before it."""
-    seen = set()
-    while source:
-        folder = Path(encoder_folder(source)).absolute()
-        if folder.name != ENCODER or not folder.is_dir():
-            return
-        run = folder.parent.parent if folder.parent.name == STAGE_ONE else folder.parent
-        if run in seen:
-            return
+def _runs(hparams: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the runs that one begins from, and those before them; its own stages are none."""
+    seen = {Path(hparams["output_folder"]).absolute()} if "output_folder" in hparams else set()
+    waiting = [hparams.get(key) for key in _SOURCES]
+    while waiting:
+        run = _run_of(waiting.pop(0))
+        if run is None or run in seen:
+            continue
         seen.add(run)
         settings = read_record(run / SETTINGS) if (run / SETTINGS).is_file() else {}
         if settings or (run / "manifests").is_dir():
             yield run
-        source = settings.get("audio_source")
+        waiting += [settings.get(key) for key in _SOURCES]
+
+
+def _run_of(source: str | None) -> Path | None:
+    """Find the run that has trained an encoder, or a stage of which this is the folder."""
+    if not source:
+        return None
+    folder = Path(os.path.abspath(encoder_folder(source)))
+    if folder.name == ENCODER:
+        folder = folder.parent
+    elif folder.name not in EARLIER_STAGES:
+        return None
+    run = folder.parent if folder.name in EARLIER_STAGES else folder
+    return run if folder.is_dir() else None
 
 
 def _utterances(rows: Rows) -> set[tuple[str, str]]:

@@ -99,5 +99,8 @@ def _enough(
 
 
 def _model(clusters: int, frames: int, seed: int) -> MiniBatchKMeans:
-    # The centroids begin with a whole block in view; partial_fit begins once.
-    return MiniBatchKMeans(clusters, n_init=1, init_size=frames, random_state=seed)
+    # The centroids begin with a whole block in view; partial_fit begins once. None is moved to a
+    # random frame later, which blocks far larger than a mini-batch would ask for again and again.
+    return MiniBatchKMeans(
+        clusters, n_init=1, init_size=frames, reassignment_ratio=0.0, random_state=seed
+    )

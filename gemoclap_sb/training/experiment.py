@@ -54,6 +54,7 @@ from gemoclap_sb.training.processes import is_group, on_main, place
 from gemoclap_sb.training.resources import told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, record_run, write_files
 from gemoclap_sb.training.run_folder import (
+    EARLIER_STAGES,
     ExperimentError,
     bind_data,
     check_settings,
@@ -138,6 +139,10 @@ def run_experiment(prepare: Prepare | None = None, argv: Sequence[str] | None = 
     """
     run = open_run(argv)
     with told_resources(run.hparams, run.folder), closing(run):
+        if any(stage in run.hparams for stage in EARLIER_STAGES):
+            raise ExperimentError(
+                f"{run.hparams_file} has stages: give it to the train.py of a gmp_tl recipe."
+            )
         return conduct(run, prepare)
 
 
@@ -248,7 +253,7 @@ def _find_splits(
     if validation not in TESTED_TOO and same_rows(rows["valid"], rows["test"]):
         validation = "test"
     notes += check_overlaps(rows, paths, validation, notes)
-    notes += source_notes(hparams.get("audio_source"), rows)
+    notes += source_notes(hparams, rows)
     if manifests["validation"] is None:
         # Of manifests that were prepared, the preparation says so.
         notes += unlearnt_classes(rows, hparams["modules"]["clap"].heads[0])

@@ -16,6 +16,7 @@ from gemoclap_sb.lobes.lengths import mask_from_lengths
 from gemoclap_sb.objectives.frame_cross_entropy import FrameOutput
 from gemoclap_sb.training.brain import ResumableBrain, unwrapped
 from gemoclap_sb.training.processes import mean_of_all
+from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.shared_evaluation import gather_batches
 
 
@@ -43,6 +44,7 @@ class FrameBrain(ResumableBrain):
     ) -> Tensor:
         """Loss of a batch, each frame counting alike; outside of training, also what was right."""
         labels = batch.frame_labels.data.to(self.device)
+        check_lengths(batch, predictions.lengths)
         loss = self.hparams.objective(predictions, labels)
         if stage == sb.Stage.TRAIN:
             # DDP averages over processes, whose shares have other numbers of frames.
@@ -65,6 +67,17 @@ class FrameBrain(ResumableBrain):
         """Share of frames whose label is found, mean over the scales."""
         *right, frames = np.sum(self.right, axis=0).tolist()
         return {"frame_accuracy": sum(right) / (len(right) * frames)}
+
+
+def check_lengths(batch: PaddedBatch, lengths: Tensor) -> None:
+    """Refuse labels that are not as many as an utterance has frames; ExperimentError names it."""
+    labelled = torch.round(batch.frame_labels.lengths * batch.frame_labels.data.shape[1]).long()
+    if wrong := (labelled != lengths.cpu()).nonzero().flatten().tolist():
+        place = wrong[0]
+        raise ExperimentError(
+            f"utterance {batch.id[place]!r}: expected a label for each of its {lengths[place]} "
+            f"frames, found {labelled[place]}. Delete the labels and run --stage pseudo_labels."
+        )
 
 
 @torch.no_grad()

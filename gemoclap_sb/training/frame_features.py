@@ -37,14 +37,21 @@ class Block:
 
         ValueError if the file is damaged, or not of these utterances.
         """
-        try:
-            with np.load(self.path, allow_pickle=False) as found:
-                frames, lengths = found["frames"], found["lengths"]
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise ValueError(f"{self.path} is damaged ({error}): delete it.") from error
+        frames, lengths = self._read("frames"), self._read("lengths")
         if len(lengths) != len(self.ids) or lengths.sum() != len(frames):
             raise ValueError(f"{self.path} is not of its {len(self.ids)} utterances: delete it.")
         return frames, lengths
+
+    def count(self) -> int:
+        """Count its frames, without reading them."""
+        return int(self._read("lengths").sum())
+
+    def _read(self, name: str) -> np.ndarray:
+        try:
+            with np.load(self.path, allow_pickle=False) as found:
+                return found[name]
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise ValueError(f"{self.path} is damaged ({error}): delete it.") from error
 
 
 def plan_blocks(
@@ -112,8 +119,3 @@ def extract_frames(
                     lengths=np.array([len(of) for of in ordered]),
                 )
             bar.update()
-
-
-def count_frames(blocks: Sequence[Block]) -> int:
-    """Frames of all blocks."""
-    return sum(len(block.read()[0]) for block in blocks)

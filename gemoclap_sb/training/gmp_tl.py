@@ -8,8 +8,9 @@
 Each stage hands on the weights of the audio encoder, ``audio_encoder.ckpt`` in its folder, which
 the next one's ``pretrainer`` in the YAML names. A stage that is finished says so in ``stage.json``
 (``labels.json`` of the labels), written last, and is not run again. One whose folder lies outside
-the run's is another run's: it is used as it is, if it was trained on the same rows. Of the rows,
-only those of the training split are learnt from.
+the run's is another run's: it is used as it is, if it was trained on the same rows, and the result
+notes what it was made with that this run says otherwise. Of the rows, only those of the training
+split are learnt from.
 
 A recipe's ``train.py`` calls `main` with the corpus's prepare function.
 
@@ -18,10 +19,11 @@ Source: Pan et al., "GMP-TL", arXiv 2405.02151.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +36,11 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger
 
-from gemoclap_sb.data.label_store import INDEX, LabelStore
+from gemoclap_sb.data.label_store import LabelStore
+from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.evaluation.figures import draw_training_curves
 from gemoclap_sb.files import atomic_path, clear_leftovers, write_json
-from gemoclap_sb.lobes.encoder_folders import write_encoder
+from gemoclap_sb.lobes.encoder_folders import encoder_description, write_encoder
 from gemoclap_sb.lobes.run_encoders import ENCODER
 from gemoclap_sb.models.frame_classifier import FrameClassifier
 from gemoclap_sb.training.agreement import add_classifiers
@@ -69,19 +72,20 @@ from gemoclap_sb.training.pseudo_labels import (
     open_pseudo_labels,
 )
 from gemoclap_sb.training.resources import told_resources
-from gemoclap_sb.training.run_folder import STAGE_RECORD, ExperimentError, read_record
+from gemoclap_sb.training.run_folder import STAGE_RECORD, ExperimentError
 from gemoclap_sb.training.split_manifests import Prepare
+from gemoclap_sb.training.stage_folders import (
+    ENCODER_WEIGHTS,
+    PSEUDO_LABELS,
+    STAGE_ONE,
+    STAGE_TWO,
+    WARM_UP,
+    StageFolders,
+)
 
 logger = get_logger(__name__)
 
-WARM_UP, PSEUDO_LABELS, STAGE_ONE, STAGE_TWO = STAGES
-ENCODER_WEIGHTS, SAVE = "audio_encoder.ckpt", "save"
-_RECORDS = {WARM_UP: STAGE_RECORD, PSEUDO_LABELS: INDEX, STAGE_ONE: STAGE_RECORD}
-_FOLDERS = {
-    WARM_UP: "warm_up_folder",
-    PSEUDO_LABELS: "labels_folder",
-    STAGE_ONE: "stage_one_folder",
-}
+SAVE = "save"
 
 
 def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> int:
@@ -99,29 +103,70 @@ def run_stages(prepare: Prepare | None = None, argv: Sequence[str] | None = None
     asked: one before it is missing, or its folder holds that of other data.
     """
     run = open_run(argv)
-    with told_resources(run.hparams, run.folder), closing(run):
-        if WARM_UP not in run.hparams:
+    with told_resources(run.hparams, run.folder), closing(run), trial_folder(run) as trial:
+        hparams, options = run.hparams, run.run_opts
+        if WARM_UP not in hparams:
             return conduct(run, prepare)
-        read = run.hparams[WARM_UP]["objective"].attributes
-        splits = load_splits(run, prepare, [*read, *run.hparams["label_attributes"]])
-        asked = run.hparams["stage"]
-        names = [asked] if asked else [STAGE_TWO] if run.run_opts.test_only else STAGES
-        stages = Stages(run, splits)
-        for name in names:
+        asked = hparams["stage"]
+        if asked and options.debug:
+            raise ExperimentError("--debug tries all stages: leave --stage out.")
+        if asked not in (None, STAGE_TWO) and options.test_only:
+            raise ExperimentError(f"--test_only tests stage_two: leave --stage {asked} out.")
+        labels = []
+        if hparams[WARM_UP]["number_of_epochs"]:
+            labels += hparams[WARM_UP]["objective"].attributes
+        if hparams[STAGE_ONE]["number_of_epochs"]:
+            labels += hparams["label_attributes"]
+        stages = Stages(run, load_splits(run, prepare, labels), trial)
+        for name in [asked] if asked else [STAGE_TWO] if options.test_only else STAGES:
             stages.run_one(name)
         return stages.result
 
 
-class Stages:
-    """The stages of a run; each seeds all that it draws, whatever was run before it."""
+@contextlib.contextmanager
+def trial_folder(run: Run) -> Iterator[Path | None]:
+    """Give all processes of a debug run a folder for its stages, which leave nothing behind."""
+    if not run.run_opts.debug:
+        yield None
+        return
+    folder = on_main(tempfile.mkdtemp)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def __init__(self, run: Run, splits: Splits) -> None:
-        self.run, self.splits = run, splits
-        self.debug = run.run_opts.debug
+
+class Stages:
+    """The stages of a run; each seeds all that it draws, whatever was run before it.
+
+    ``trial`` is a debug run's folder for them. There the encoder passes from stage to stage in
+    memory.
+    """
+
+    def __init__(self, run: Run, splits: Splits, trial: Path | None = None) -> None:
+        self.run, self.splits, self.trial = run, splits, trial
+        self.folders = StageFolders(run, splits, trial)
         self.result: dict[str, Any] = {}
         self.options = LabelOptions.of(run.hparams)
-        # Of a debug run, whose stages leave nothing behind.
-        self.trial_labels: LabelStore | None = None
+        # What stages of other runs were made with, where it is not what this run says.
+        self.notes: list[str] = []
+        if not run.run_opts.test_only and self.epochs(STAGE_ONE):
+            self.check_layers()
+
+    def check_layers(self) -> None:
+        """Refuse layers that the encoder has not, before anything is trained."""
+        encoder = self.run.hparams[STAGE_ONE]["modules"]["clap"].audio_encoder
+        if not hasattr(encoder, "layer_frames"):
+            raise ExperimentError(
+                f"label_layers: the audio encoder ({type(encoder).__name__}) has no layer_frames, "
+                "which gives the frames of its layers. Give --stage_one_epochs 0, or another."
+            )
+        depth = getattr(encoder, "depth", max(self.options.label_layers))
+        if max(self.options.label_layers) > depth:
+            raise ExperimentError(
+                f"label_layers: expected layers of the audio encoder, 1 to {depth}, found "
+                f"{self.options.label_layers}."
+            )
 
     def run_one(self, name: str) -> None:
         """Run a stage unless it is finished."""
@@ -132,65 +177,39 @@ class Stages:
             STAGE_ONE: self.stage_one,
             STAGE_TWO: self.stage_two,
         }
-        if self.debug or not self.is_finished(name):
+        if self.is_finished(name):
+            if if_main_process() and self.folders.is_own(name):
+                # A run may have been killed as it removed them.
+                shutil.rmtree(self.folders.folder(name) / SAVE, ignore_errors=True)
+        else:
             logger.info("%s", name)
             work[name]()
-        if name != STAGE_TWO and not self.debug and if_main_process():
-            print(f"{name}: {self.folder(name)}")
+        if name != STAGE_TWO and if_main_process() and self.folders.record(name).is_file():
+            print(f"{name}: {self.folders.folder(name)}")
 
-    def folder(self, name: str) -> Path:
-        """Give a stage's folder."""
-        return Path(self.run.hparams[_FOLDERS[name]])
+    def epochs(self, name: str) -> int:
+        """Give the epochs of a stage before the last."""
+        return self.run.hparams[name]["number_of_epochs"]
 
     def is_finished(self, name: str) -> bool:
         """Whether a stage need not be run; ExperimentError if it is another run's and must be."""
         if name == STAGE_TWO:
             return False
-        if name == PSEUDO_LABELS and self.run.hparams["stage"] != name and self.needs_no_labels():
-            return True
-        folder = self.folder(name)
-        if not (folder / _RECORDS[name]).is_file():
-            if not folder.resolve().is_relative_to(self.run.folder.resolve()):
-                raise ExperimentError(
-                    f"--{_FOLDERS[name]} {folder} has no finished {name}, and lies outside of this "
-                    f"run ({self.run.folder}): give the run's own command that makes it, or leave "
-                    "the option out."
-                )
-            return False
-        if name == PSEUDO_LABELS:
-            # Compared with what they were made from when they are made or read.
-            return False
-        self.check_stage(name)
-        return True
+        if name != STAGE_ONE and self.run.hparams["stage"] != name:
+            # Unless they are asked for, the first two are for stage one.
+            if self.is_finished(STAGE_ONE):
+                return True
+            if name == PSEUDO_LABELS and not self.epochs(STAGE_ONE):
+                return True
+        # Labels are compared with what they were made from when they are made or read.
+        return self.folders.is_there(name) and name != PSEUDO_LABELS
 
-    def needs_no_labels(self) -> bool:
-        """Whether stage one, which they are for, is finished or has no epochs."""
-        return not self.epochs(STAGE_ONE) or self.is_finished(STAGE_ONE)
-
-    def check_stage(self, name: str) -> dict[str, Any]:
-        """Read what a stage before left; ExperimentError if it is not finished or of other data."""
-        folder = self.folder(name)
-        if not (folder / STAGE_RECORD).is_file():
-            raise ExperimentError(
-                f"{folder} has no finished {name}: run --stage {name} first, or all stages "
-                "without --stage."
-            )
-        record = read_record(folder / STAGE_RECORD)
-        if record["data"] != self.data():
-            raise ExperimentError(
-                f"{folder} was trained on other rows than those of this run's training and "
-                "validation manifests (another fold, perhaps). Give the stage of the same fold and "
-                f"data by --{_FOLDERS[name]}, or leave it out."
-            )
-        return record
-
-    def data(self) -> dict[str, Any]:
-        """Say which rows the stages have."""
-        return {split: self.splits.contents[split] for split in LABELLED}
-
-    def epochs(self, name: str) -> int:
-        """Give the epochs of a stage before the last."""
-        return self.run.hparams[name]["number_of_epochs"]
+    def note(self, name: str, record: Mapping[str, Any]) -> None:
+        """Keep for the result what a stage was made with, where this run says otherwise."""
+        self.notes += record["notes"]
+        if differing := self.folders.differing(name, record):
+            folder = self.folders.folder(name)
+            self.notes.append(f"{name} of {folder} was made with other settings: {differing}.")
 
     def warm_up(self) -> None:
         """Train the encoder on emotion and gender of utterances."""
@@ -207,39 +226,30 @@ class Stages:
             raise ExperimentError("--stage pseudo_labels: with stage_one_epochs 0 none are needed.")
         stage = self.stage_run(STAGE_ONE)
         model = self.begin(stage, WARM_UP)
-        if not self.debug:
-            self.make_labels(stage, model, self.folder(PSEUDO_LABELS), self.splits.rows)
-            return
-        rows = {split: self.first_rows(self.splits.rows[split]) for split in LABELLED}
-        with tempfile.TemporaryDirectory() as folder:
-            self.trial_labels = self.make_labels(stage, model, Path(folder), rows)
-
-    def make_labels(
-        self, stage: Run, model: FrameClassifier, folder: Path, rows: Mapping[str, dict]
-    ) -> LabelStore | None:
-        """Label the frames of rows; of a debug run, give the labels to all processes."""
-        record = self.label_record(model)
-        options = stage.hparams["valid_batch_size"], stage.hparams["num_workers"]
-        device = stage.run_opts.device or infer_device()
-
-        def make() -> LabelStore | None:
-            datasets = {split: self.only(split, rows[split]) for split in LABELLED}
-            make_pseudo_labels(
-                folder, model, rows, datasets, stage.hparams["label_encoders"], self.options,
-                record, *options, device,
-            )  # fmt: skip
-            return open_pseudo_labels(folder, record) if self.debug else None
-
-        return on_main(make)
+        rows = {split: self.splits.rows[split] for split in LABELLED}
+        if self.trial:
+            rows = {split: self.first_rows(of) for split, of in rows.items()}
+        words = stage.hparams["prompts"].words
+        make_pseudo_labels(
+            self.folders.folder(PSEUDO_LABELS),
+            model,
+            rows,
+            {split: self.only(split, of) for split, of in rows.items()},
+            # Of these splits alone: the test's speakers are not counted.
+            label_encoders(self.options.label_attributes, words, rows.values()),
+            self.options,
+            self.label_record(model),
+            stage.hparams["valid_batch_size"],
+            stage.hparams["num_workers"],
+            stage.run_opts.device or infer_device(),
+        )
 
     def stage_one(self) -> None:
         """Train the encoder on the labels of frames."""
         stage = self.stage_run(STAGE_ONE)
         model = self.begin(stage, WARM_UP)
         if self.epochs(STAGE_ONE):
-            store = self.trial_labels
-            if store is None:
-                store = open_pseudo_labels(self.folder(PSEUDO_LABELS), self.label_record(model))
+            store = open_pseudo_labels(self.folders.folder(PSEUDO_LABELS), self.label_record(model))
             model.add_scales(store.num_classes)
             self.train(FrameBrain, stage, self.labelled(store))
         self.hand_on(STAGE_ONE, stage)
@@ -247,20 +257,22 @@ class Stages:
     def stage_two(self) -> None:
         """Fine-tune on emotion; the run's result is its."""
         run = self.run
-        # Of a debug run the encoder is in place; what is tested has its checkpoint.
-        if begins := not (self.debug or run.run_opts.test_only):
-            record = self.check_stage(STAGE_ONE)
-        else:
+        record = None if self.trial else self.folders.check_stage(STAGE_ONE)
+        if self.trial or run.run_opts.test_only:
+            # Of a debug run the encoder is in place; what is tested has its checkpoint.
             run = replace(run, hparams={**run.hparams, "pretrainer": None})
         brain = build_brain(run)
-        if begins and run.hparams.get("pretrainer") is not None:
-            self.check_encoder(brain.model, STAGE_ONE, record)
-        history, assessment = fit_and_test(brain, self.splits)
-        self.result = write_result(run, self.splits, brain, history, assessment)
+        if record:
+            self.note(STAGE_ONE, record)
+            if run.hparams["pretrainer"] is not None:
+                self.check_encoder(brain.model, STAGE_ONE, record)
+        splits = replace(self.splits, notes=[*self.splits.notes, *self.notes])
+        history, assessment = fit_and_test(brain, splits)
+        self.result = write_result(run, splits, brain, history, assessment)
 
     def stage_run(self, name: str) -> Run:
         """Make a stage a run of its own, in its folder, with the keys of its section."""
-        folder, section = self.folder(name), self.run.hparams[name]
+        folder, section = self.folders.folder(name), self.run.hparams[name]
         folder.mkdir(parents=True, exist_ok=True)
         counter, history = EpochCounter(section["number_of_epochs"]), History()
         kept = {"clap": section["modules"]["clap"], "epoch_counter": counter, "history": history}
@@ -280,8 +292,8 @@ class Stages:
     def begin(self, stage: Run, before: str) -> FrameClassifier:
         """Load the encoder that a stage begins from; of a debug run it is in place."""
         model = stage.hparams["modules"]["clap"]
-        if not self.debug:
-            record = self.check_stage(before)
+        if not self.trial:
+            record = self.folders.check_stage(before)
             load_pretrained(stage.hparams, stage.hparams_file)
             if stage.hparams["pretrainer"] is not None:
                 self.check_encoder(model, before, record)
@@ -291,8 +303,9 @@ class Stages:
         """Refuse an encoder that is not the one that a stage has left."""
         if weights_digest(model.audio_encoder) != record["encoder"]:
             raise ExperimentError(
-                f"{self.folder(before)}: {ENCODER_WEIGHTS} does not hold what was written, or the "
-                f"pretrainer loads another file. Delete the folder and run --stage {before}."
+                f"{self.folders.folder(before)}: {ENCODER_WEIGHTS} does not hold what was written, "
+                "or the pretrainer loads another file. Delete the folder and run --stage "
+                f"{before}."
             )
 
     def train(self, of: type[ResumableBrain], stage: Run, splits: Splits) -> None:
@@ -310,9 +323,9 @@ class Stages:
 
     def hand_on(self, name: str, stage: Run) -> None:
         """Leave the encoder to the next stage, and say that this one is finished."""
-        if self.debug:
-            return
         folder, encoder = stage.folder, stage.hparams["modules"]["clap"].audio_encoder
+        if name == STAGE_ONE and not self.trial:
+            self.note(WARM_UP, self.folders.check_stage(WARM_UP))
 
         def write() -> None:
             clear_leftovers(folder)
@@ -327,21 +340,22 @@ class Stages:
                 draw_training_curves(history, folder / "training.png")
             record = {
                 "stage": name,
-                "epochs": self.epochs(name),
+                "settings": self.folders.settings(name),
+                "notes": self.notes,
+                "lobe": encoder_description(encoder),
                 "encoder": weights_digest(encoder),
-                "data": self.data(),
+                "data": self.folders.data(),
             }
             write_json(folder / STAGE_RECORD, record)
             # Several times as large, and of no more use.
             shutil.rmtree(folder / SAVE)
 
         on_main(write)
+        self.notes = []
 
     def label_record(self, model: FrameClassifier) -> dict[str, Any]:
         """Say what the labels of this run are made from, now that the encoder is loaded."""
-        encoder = weights_digest(model.audio_encoder)
-        record = label_record(self.options, encoder, self.splits.contents)
-        return {**record, "trim_db": model.trim_db}
+        return label_record(self.options, model, self.splits.contents)
 
     def first_rows(self, rows: Mapping[str, dict]) -> dict[str, dict]:
         """Give as many rows as a debug run trains on."""

@@ -16,13 +16,13 @@ from gemoclap_sb.lobes.speeds import FASTEST, SLOWEST
 from gemoclap_sb.lobes.ssl_options import ATTENTIONS
 from gemoclap_sb.objectives.divergences import REDUCTIONS, SIMILARITIES
 from gemoclap_sb.objectives.label_matrices import TARGETS
+from gemoclap_sb.objectives.margin_softmax import KINDS
 from gemoclap_sb.training.audio_source import is_argument
 from gemoclap_sb.training.gemoclap_brain import SELECTING
 from gemoclap_sb.training.run_folder import EARLIER_STAGES, ExperimentError, is_object
 
 STAGES = ("warm_up", "pseudo_labels", "stage_one", "stage_two")
 """Of GMP-TL, in their order."""
-MARGINS = ("additive", "angular")
 _LONGEST_SHOWN = 80
 _INTEGER_SEEDS = 2**32
 
@@ -203,8 +203,8 @@ KEYS: dict[str, Kind] = {
     "kmeans_passes": whole(1),
     "block_seconds": number(above=0),
     "margin": number(0),
-    "scale": either(NULL, number(above=0)),
-    "margin_kind": choice(*MARGINS),
+    "scale": either(NULL, number(above=0, most=1000)),
+    "margin_kind": choice(*KINDS),
 }
 AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH, SOURCE))
 """Keys of text: names and paths, which a command line may write as they are."""

@@ -27,7 +27,7 @@ LABELS = (
 )
 EMOTION_ALONE = (
     "Add it, or train Emo-CLAP, which reads emotion alone: an emo_*.yaml of the recipes, such as "
-    "hparams/emo_scratch.yaml."
+    "hparams/emo_scratch.yaml. GMP-TL does so with --alpha_e 1 --label_attributes []."
 )
 
 

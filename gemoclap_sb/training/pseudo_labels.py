@@ -14,6 +14,7 @@ published; k-means over frames as targets: Hsu et al., "HuBERT", arXiv 2106.0744
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.distributed import ddp_barrier
 from tqdm import tqdm
 
 from gemoclap_sb.data.label_store import (
@@ -37,11 +39,15 @@ from gemoclap_sb.data.label_store import (
     read_labels,
     write_labels,
 )
-from gemoclap_sb.files import atomic_path, clear_leftovers, write_json
+from gemoclap_sb.files import atomic_path, clear_leftovers, default_mode, write_json
+from gemoclap_sb.lobes.encoder_folders import encoder_description
 from gemoclap_sb.models.pooled_audio import PooledAudio
+from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.clustering import fit_clusters, nearest_clusters
-from gemoclap_sb.training.frame_features import Block, count_frames, extract_frames, plan_blocks
+from gemoclap_sb.training.frame_features import Block, extract_frames, plan_blocks
+from gemoclap_sb.training.processes import on_main
 from gemoclap_sb.training.run_folder import ExperimentError, read_record
+from gemoclap_sb.training.shared_evaluation import share_of
 
 FEATURES, RECORD, CENTROIDS = "features", "record.json", "centroids.safetensors"
 # Validation is labelled, and not fitted on.
@@ -71,11 +77,18 @@ class LabelOptions:
 
 
 def label_record(
-    options: LabelOptions, encoder: str, contents: Mapping[str, Mapping[str, Any]]
+    options: LabelOptions, model: PooledAudio, contents: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Say what labels are made from: settings, the encoder's digest, and that of each split."""
-    rows = {split: contents[split]["sha256"] for split in LABELLED}
-    return {**json.loads(json.dumps(asdict(options))), "encoder": encoder, "rows": rows}
+    """Say what labels are made from: settings, the encoder, and the digest of each split."""
+    record = {
+        **asdict(options),
+        "trim_db": model.trim_db,
+        "lobe": encoder_description(model.audio_encoder),
+        "encoder": weights_digest(model.audio_encoder),
+        "rows": {split: contents[split]["sha256"] for split in LABELLED},
+    }
+    # As it will be read again.
+    return json.loads(json.dumps(record))
 
 
 def open_pseudo_labels(folder: str | os.PathLike, record: Mapping[str, Any]) -> LabelStore:
@@ -102,7 +115,8 @@ def make_pseudo_labels(
 ) -> None:
     """Write the store, or what is missing of it.
 
-    Frames lie in ``folder`` meanwhile, four bytes a number, and are removed at the end.
+    Several processes share the extraction; one fits and labels. Frames lie in ``folder``
+    meanwhile, four bytes a number, and are removed at the end.
 
     Parameters
     ----------
@@ -119,7 +133,7 @@ def make_pseudo_labels(
     record : Mapping[str, Any]
         `label_record`'s.
     batch_size, num_workers, device
-        Of the extraction; they change no label.
+        Of the extraction.
 
     Raises
     ------
@@ -127,36 +141,36 @@ def make_pseudo_labels(
         If the folder holds labels made from something else, or the settings do not fit the data.
     """
     folder = Path(folder)
-    if (folder / INDEX).is_file():
-        open_pseudo_labels(folder, record)
-    else:
-        _bind(folder, record)
-        seed, seconds = options.seed, options.block_seconds
-        blocks = {
-            split: plan_blocks(folder / FEATURES, split, rows[split], seconds, seed)
-            for split in LABELLED
-        }
-        try:
-            for split in LABELLED:
-                extract_frames(
-                    blocks[split], datasets[split], rows[split], model, options.label_layers,
-                    batch_size, num_workers, device,
-                )  # fmt: skip
-            centroids = _centroids(folder, blocks["train"], options)
-        except ValueError as error:
-            raise ExperimentError(f"pseudo-labels: {error}") from error
-        groups = Groups(options.label_attributes, encoders)
+    if on_main(_is_made, folder, record):
+        return
+    seed, seconds = options.seed, options.block_seconds
+    blocks = {
+        split: plan_blocks(folder / FEATURES, split, rows[split], seconds, seed)
+        for split in LABELLED
+    }
+    groups = Groups(options.label_attributes, encoders)
+    with _told():
+        for split in LABELLED:
+            extract_frames(
+                share_of(blocks[split]), datasets[split], rows[split], model,
+                options.label_layers, batch_size, num_workers, device,
+            )  # fmt: skip
+    ddp_barrier()
+
+    def label() -> None:
+        centroids = _centroids(folder, blocks["train"], options)
         everything = [(block, rows[split]) for split in LABELLED for block in blocks[split]]
         write_labels(
             folder,
             _labelled(everything, centroids, groups),
-            count_frames([block for block, _ in everything]),
+            sum(block.count() for block, _ in everything),
             [len(of) * groups.count for of in centroids],
             record,
         )
-    # What the store's own record says, and what it was made from.
-    (folder / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder / FEATURES, ignore_errors=True)
+        _clear(folder)
+
+    with _told():
+        on_main(label)
 
 
 @dataclass(frozen=True)
@@ -204,6 +218,7 @@ def _centroids(folder: Path, blocks: Sequence[Block], options: LabelOptions) -> 
         )
         with atomic_path(path) as temporary:
             save_file({str(scale): of for scale, of in enumerate(centroids)}, temporary)
+            default_mode(temporary)
     try:
         with safe_open(path, "numpy") as found:
             return [found.get_tensor(str(scale)) for scale in range(len(options.clusters))]
@@ -211,15 +226,36 @@ def _centroids(folder: Path, blocks: Sequence[Block], options: LabelOptions) -> 
         raise ExperimentError(f"{path} is damaged ({error}): delete it.") from error
 
 
-def _bind(folder: Path, record: Mapping[str, Any]) -> None:
-    """Begin a store, or see that what was begun here was begun for the same."""
-    path = folder / RECORD
-    if path.is_file():
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turn what does not fit the data into an ExperimentError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ExperimentError(f"pseudo-labels: {error}") from error
+
+
+def _is_made(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Begin a store, or see that what is here is of the same; whether it is whole."""
+    if made := (folder / INDEX).is_file():
+        open_pseudo_labels(folder, record)
+        _clear(folder)
+    elif (folder / RECORD).is_file():
         clear_leftovers(folder)
         clear_leftovers(folder / FEATURES)
-        _check_record(folder, read_record(path), record)
+        _check_record(folder, read_record(folder / RECORD), record)
     else:
-        write_json(path, record)
+        # Of whatever was here before.
+        (folder / CENTROIDS).unlink(missing_ok=True)
+        _clear(folder)
+        write_json(folder / RECORD, record)
+    return made
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a store is made of, once it has a record of its own."""
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder / FEATURES, ignore_errors=True)
 
 
 def _check_record(
@@ -230,7 +266,7 @@ def _check_record(
     for key in record:
         if found.get(key) == record[key]:
             continue
-        if key == "encoder":
+        if key in ("encoder", "lobe"):
             told.append("another encoder")
         elif key == "rows":
             told.append("other rows of the manifests")
@@ -238,6 +274,6 @@ def _check_record(
             told.append(f"{key} {found.get(key)}, now {record[key]}")
     if told:
         raise ExperimentError(
-            f"{folder} has frame labels made from {'; '.join(told)}. Delete it and run --stage "
-            "pseudo_labels, or give another --labels_folder."
+            f"{folder} has frame labels made from {'; '.join(dict.fromkeys(told))}. Delete it and "
+            "run --stage pseudo_labels, or give another --labels_folder."
         )

@@ -47,10 +47,11 @@ UNRECORDED = frozenset(
     | {"valid_batch_size"}
     # Objects whose arguments stand at top level too, or hold paths.
     | {"epoch_counter", "train_logger", "checkpointer", "model", "clap", "modules"}
+    | {"audio_encoder"}
     # Stands in the prompts.
     | {"emotion_templates"}
-    # What of a run is done now; and its stages, whose arguments stand at top level.
-    | {"stage", *EARLIER_STAGES}
+    # What of a run is done now.
+    | {"stage"}
 )
 
 # Options of SpeechBrain's that change what is learnt, beside the precision.
@@ -272,6 +273,10 @@ def _recordable(settings: Mapping[str, Any], options: Mapping[str, Any] | None) 
     else:
         # A run begun before there were these keys goes on.
         kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
+    for stage in EARLIER_STAGES:
+        if isinstance(section := kept.get(stage), dict):
+            inner = {key: of for key, of in section.items() if key not in ("modules", "pretrainer")}
+            kept[stage] = inner
     if kept.get("pretrainer"):
         kept["pretrainer"] = _sources(kept["pretrainer"], settings["output_folder"])
     # As JSON gives it back, so that equal settings compare equal.

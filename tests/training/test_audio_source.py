@@ -223,7 +223,7 @@ def test_notes_of_rows(tmp_path, trained, told, place):
     manifest.parent.mkdir()
     manifest.write_text("\n".join(["ID,wav,spk_id", *trained]))
     for source in (tmp_path / "gmp", tmp_path / "gmp" / place):
-        notes = source_notes(str(source), ROWS)
+        notes = source_notes({"audio_source": str(source)}, ROWS)
         assert len(notes) == len(told)
         for note, of in zip(notes, told, strict=True):
             assert f"audio_source was trained on {of}" in note
@@ -240,12 +240,12 @@ def test_notes_go_back_to_the_first_of_a_chain(tmp_path):
     )
     settings = {"train_csv": str(tmp_path / "more.csv"), "audio_source": str(first)}
     write_json(second / "settings.json", settings)
-    assert "1 of the 4 utterances" in source_notes(str(second), ROWS)[0]
+    assert "1 of the 4 utterances" in source_notes({"audio_source": str(second)}, ROWS)[0]
     (tmp_path / "own.csv").unlink()
-    [note] = source_notes(str(second), ROWS)
+    [note] = source_notes({"audio_source": str(second)}, ROWS)
     assert "unknown: the run's manifest" in note and "own.csv" in note
 
 
 def test_encoders_that_are_no_runs_have_no_notes(small_encoders):
     for source in (None, "microsoft/wavlm-large", str(small_encoders["wavlm"])):
-        assert source_notes(source, ROWS) == []
+        assert source_notes({"audio_source": source}, ROWS) == []

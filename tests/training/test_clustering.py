@@ -36,6 +36,20 @@ def test_labels_are_those_of_full_batch_k_means():
     assert distances.min(axis=1).max() < 0.5
 
 
+def test_it_comes_near_to_full_batch_k_means_where_one_cluster_has_most_frames():
+    """Half of speech is silence. Many clusters, few frames each, and blocks of many frames."""
+    draw = np.random.default_rng(0)
+    silence = draw.normal(0, 0.05, (1500, 12))
+    speech = draw.normal(0, 1.0, (1500, 12))
+    frames = draw.permutation(np.concatenate([silence, speech])).astype(np.float32)
+    parts = cut(frames, 6)
+    oracle = KMeans(128, n_init=3, random_state=1).fit(frames).inertia_
+    for seed in (1, 2):
+        [centroids] = fit_clusters(parts.__getitem__, 6, [128], passes=10, seed=seed)
+        squares = ((frames[:, None] - centroids[None]) ** 2).sum(axis=2)
+        assert squares.min(axis=1).sum() < 1.08 * oracle
+
+
 def test_nearest_clusters_are_the_nearest_written_out():
     frames = blobs(4, 50)
     centroids = [blobs(3, 7, seed=1), blobs(3, 2, seed=2)]

@@ -18,7 +18,8 @@ from gemoclap_sb.lobes import ResNetEncoder
 from gemoclap_sb.models import FrameClassifier
 from gemoclap_sb.objectives import FrameCrossEntropyObjective, FrameOutput
 from gemoclap_sb.training.checkpoints import History
-from gemoclap_sb.training.frame_brain import FrameBrain, frames_right
+from gemoclap_sb.training.frame_brain import FrameBrain, check_lengths, frames_right
+from gemoclap_sb.training.run_folder import ExperimentError
 
 SCALES = [5, 3]
 # Of nine utterances, by the number of processes.
@@ -101,7 +102,7 @@ def test_unequal_shares_of_two_processes_step_as_one(tmp_path):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, parameter in alone.items():
             torch.testing.assert_close(found[name], parameter.detach(), rtol=1e-4, atol=1e-6)
-    moved = [float((alone[name] - before[name]).abs().max()) for name in alone]
+    moved = [float((alone[name] - before[name]).detach().abs().max()) for name in alone]
     assert max(moved) > 1e-3
 
 
@@ -127,3 +128,17 @@ def test_the_figure_is_the_share_of_frames_over_all_batches():
     brain.right = [(2, 4, 8), (1, 0, 2)]
     # Of ten frames, three are right at one scale and four at the other.
     assert brain.figures() == {"frame_accuracy": pytest.approx((0.3 + 0.4) / 2)}
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_labels_that_are_not_as_many_as_the_frames_are_refused(more):
+    """Of an utterance that is not the longest, which padding would hide."""
+    model = make_model()
+    found = items(model, slice(0, 9))
+    lengths = torch.tensor([len(item["frame_labels"]) for item in found])
+    check_lengths(PaddedBatch(found), lengths)
+    shorter = int(lengths.argmin())
+    labels = found[shorter]["frame_labels"]
+    found[shorter]["frame_labels"] = torch.cat([labels, labels])[: len(labels) + more]
+    with pytest.raises(ExperimentError, match=f"'{shorter}': expected a label for each of its"):
+        check_lengths(PaddedBatch(found), lengths)

@@ -12,7 +12,6 @@ from gemoclap_sb.lobes import ResNetEncoder
 from gemoclap_sb.models import FrameClassifier
 from gemoclap_sb.training.frame_features import (
     Block,
-    count_frames,
     extract_frames,
     plan_blocks,
 )
@@ -65,7 +64,7 @@ def test_a_block_holds_each_utterances_frames_as_it_has_them_alone(tmp_path, row
                 alone, count = model.encode_layer_frames(sig[name][None], torch.ones(1), LAYERS)
             assert len(of) == int(count) == alone.shape[1]
             np.testing.assert_allclose(of, alone[0].numpy(), atol=2e-5)
-    assert count_frames(blocks) == sum(len(block.read()[0]) for block in blocks)
+    assert [block.count() for block in blocks] == [len(block.read()[0]) for block in blocks]
 
 
 def test_only_what_is_missing_is_extracted(tmp_path, rows, model, monkeypatch):

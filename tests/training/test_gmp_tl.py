@@ -9,17 +9,19 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
+import soundfile
 import torch
 
 from gemoclap_sb.data.label_store import read_labels
 from gemoclap_sb.data.manifests import read_cells
 from gemoclap_sb.export import export
 from gemoclap_sb.inference import GEmoCLAPClassifier
-from gemoclap_sb.training import cross_validation, gmp_tl
+from gemoclap_sb.training import cross_validation, experiment, gmp_tl
 from gemoclap_sb.training.gmp_tl import main
 from tests.process_groups import CONTEXT, run_group
-from tests.run_folders import ROOT
+from tests.run_folders import ROOT, tiny_run
 
 YAMLS = ROOT / "recipes/IEMOCAP/gmp_tl/hparams"
 TINY = {
@@ -114,7 +116,7 @@ def test_a_stage_before_its_time_says_what_to_run(
 ):
     assert main(prepare, command(tmp_path, small_corpus, stage=stage)) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"no finished {missing}: run --stage {missing} first" in told
+    assert f"no finished {missing} (stage.json is missing): run --stage {missing} first" in told
 
 
 def test_stage_one_without_labels_says_what_to_run(copied, small_corpus, prepare, capsys):
@@ -174,6 +176,41 @@ def test_stages_of_another_run_serve_as_they_are(whole, small_corpus, prepare, t
     assert "was trained on other rows" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [{"hop_ms": 32}, {"center_utterances": True}])
+def test_a_stage_with_another_front_end_is_refused(
+    whole, small_corpus, prepare, tmp_path, capsys, option
+):
+    """Weights do not tell: these have none."""
+    run = command(tmp_path, small_corpus, warm_up_folder=whole / "warm_up", **option)
+    assert main(prepare, run) == 2
+    assert f"an encoder of another kind: {next(iter(option))} (was " in capsys.readouterr().err
+
+
+def test_what_a_stage_of_another_run_was_made_with_is_noted(whole, small_corpus, prepare, tmp_path):
+    shared = {"stage_one_folder": whole / "stage_one", "alpha_e": 0.3, "clusters": [2]}
+    assert main(prepare, command(tmp_path / "one", small_corpus, **shared)) == 0
+    [note] = [of for of in result(tmp_path / "one")["notes"] if "was made with" in of]
+    assert "alpha_e (was 0.9, now 0.3)" in note and "clusters (was [4, 9], now [2])" in note
+    assert "margin" not in note
+    # Nor is anything trained that is for a stage one that is there.
+    assert not (tmp_path / "one/warm_up").exists()
+    # By way of a stage of its own.
+    shared = {"warm_up_folder": whole / "warm_up", "alpha_e": 0.3, "clusters": [2]}
+    assert main(prepare, command(tmp_path / "two", small_corpus, **shared)) == 0
+    [note] = [of for of in result(tmp_path / "two")["notes"] if "was made with" in of]
+    assert "alpha_e (was 0.9, now 0.3)" in note and "clusters" not in note
+    assert not any("was made with" in of for of in result(whole)["notes"])
+
+
+def test_a_stage_under_another_name_in_the_runs_folder_is_refused(
+    whole, small_corpus, prepare, tmp_path, capsys
+):
+    shutil.copytree(whole / "warm_up", tmp_path / "other")
+    run = command(tmp_path, small_corpus, warm_up_folder=tmp_path / "other")
+    assert main(prepare, run) == 2
+    assert "or a folder of another run" in capsys.readouterr().err
+
+
 def test_a_stage_that_another_run_has_not_finished_is_not_run_there(
     small_corpus, prepare, tmp_path, capsys
 ):
@@ -200,7 +237,7 @@ def test_an_encoder_that_is_not_the_one_left_is_refused(copied, small_corpus, pr
     assert "stage_one: audio_encoder.ckpt does not hold what was written" in capsys.readouterr().err
 
 
-def test_cross_validation_runs_all_stages(small_corpus, tmp_path, capsys):
+def test_cross_validation_takes_no_stage(small_corpus, tmp_path, capsys):
     argv = command(tmp_path, small_corpus, stage="warm_up")
     assert cross_validation.main(ROOT / "recipes/IEMOCAP/gmp_tl/train.py", argv) == 2
     assert "leave --stage out" in capsys.readouterr().err
@@ -239,7 +276,9 @@ def test_no_epochs_of_stage_one_hand_on_the_warm_up(small_corpus, prepare, tmp_p
         ({"stage": "three"}, "--stage: expected null or one of warm_up"),
         ({"clusters": [1]}, "--clusters: expected a list"),
         ({"label_layers": []}, "--label_layers: expected a list"),
-        ({"label_layers": [3]}, "layers"),
+        ({"label_layers": [3]}, "label_layers: expected layers of the audio encoder, 1 to 2"),
+        ({"scale": 1001}, "--scale: expected null or a number"),
+        ({"alpha_e": 0, "warm_up_epochs": 1}, "Let emotion weigh more than 0"),
         ({"label_attributes": ["age"]}, "age"),
         ({"clusters": [100000]}, "clusters: expected as many frames"),
         ({"margin": -1}, "--margin: expected a number, 0 or more"),
@@ -254,31 +293,76 @@ def test_options_that_cannot_be_are_told_in_one_line(
     assert told in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_debug_leaves_no_stage_behind(small_corpus, prepare, tmp_path):
-    assert main(prepare, command(tmp_path, small_corpus, "--debug")) == 0
-    assert (tmp_path / "debug_metrics.json").exists()
-    assert not (tmp_path / "metrics.json").exists()
-    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
-    assert not {"stage.json", "labels.json", "audio_encoder.ckpt"} & set(left)
+def test_debug_tries_all_stages_and_leaves_none(copied, small_corpus, prepare, tmp_path, capsys):
+    def files():
+        return {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+    before = files()
+    assert main(prepare, command(copied, small_corpus, "--debug")) == 0
+    stages = [copied / stage for stage in ("warm_up", "pseudo_labels", "stage_one")]
+    for path, content in files().items():
+        inside = any(path.is_relative_to(stage) for stage in stages)
+        assert not inside or before.get(path) == content, path
+    assert not (copied / "warm_up/save").exists()
+    assert (copied / "debug_metrics.json").exists()
+    fresh = command(tmp_path / "fresh", small_corpus, "--debug", stage_one_epochs=0)
+    assert main(prepare, fresh) == 0
+    assert not any((tmp_path / "fresh" / stage.name).exists() for stage in stages)
+
+
+@pytest.mark.parametrize(
+    ("stage", "flag", "told"),
+    [("stage_one", "--debug", "leave --stage out"), ("warm_up", "--test_only", "tests stage_two")],
+)
+def test_a_stage_goes_with_no_such_flag(copied, small_corpus, prepare, capsys, stage, flag, told):
+    assert main(prepare, command(copied, small_corpus, flag, stage=stage)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_experiment_without_stages_is_run_as_any(small_corpus, prepare, tmp_path):
+    assert main(prepare, tiny_run(tmp_path, data_folder=small_corpus, number_of_epochs=1)) == 0
+    assert result(tmp_path)["experiment"] == "sl_scratch"
+
+
+def test_stages_are_not_for_the_other_recipes(small_corpus, prepare, tmp_path, capsys):
+    assert experiment.main(prepare, command(tmp_path, small_corpus)) == 2
+    assert "give it to the train.py of a gmp_tl recipe" in capsys.readouterr().err
+
+
+def test_a_manifest_without_gender_trains_without_it(small_manifests, tmp_path, capsys):
+    given = {}
+    for split in ("train", "valid", "test"):
+        table = pandas.read_csv(small_manifests[f"{split}_csv"], dtype=str)
+        given[f"{split}_csv"] = tmp_path / f"{split}.csv"
+        table.drop(columns="gender").to_csv(given[f"{split}_csv"], index=False)
+    root = small_manifests["data_root"]
+    assert main(None, command(tmp_path / "run", root, **given)) == 2
+    assert "gender" in capsys.readouterr().err
+    alone = {"alpha_e": 1.0, "label_attributes": [], **given}
+    assert main(None, command(tmp_path / "run", root, **alone)) == 0
+    assert read_labels(tmp_path / "run/pseudo_labels").num_classes == [4, 9]
 
 
 # What is learnt from
 
 
 def test_nothing_is_learnt_from_the_test_session(small_corpus, prepare, whole, tmp_path):
-    """Another test session, of noise and with other labels: the stages leave the same bytes."""
-    marked = shutil.copytree(small_corpus, tmp_path / "corpus")
-    tested = [row["wav"] for row in read_cells(whole / "manifests/test.csv", ("ID",))]
-    import soundfile
-
+    """Another test session, of noise, with other labels and speakers: the same weights, labels."""
     draw = np.random.default_rng(0)
-    for wav in tested:
-        path = Path(wav.replace("$data_root", str(marked)))
-        info = soundfile.info(path)
-        noise = draw.normal(0, 0.3, (info.frames, info.channels))
-        soundfile.write(path, noise, info.samplerate, subtype=info.subtype)
+    table = pandas.read_csv(whole / "manifests/test.csv", dtype=str)
+    for row in table.index:
+        path = tmp_path / f"{table.loc[row, 'ID']}.wav"
+        soundfile.write(path, draw.normal(0, 0.3, 12000), 16000)
+        table.loc[row, "wav"] = str(path)
+    others = {"ang": "sad", "sad": "neu", "neu": "hap", "hap": "ang", "F": "M", "M": "F"}
+    table = table.replace({"emotion": others, "gender": others})
+    table["spk_id"] = [f"another {row % 7}" for row in table.index]
+    table["duration"] = 0.75
+    table.to_csv(tmp_path / "test.csv", index=False)
+    given = {f"{split}_csv": whole / f"manifests/{split}.csv" for split in ("train", "valid")}
+    given["test_csv"] = tmp_path / "test.csv"
     folder = tmp_path / "fold_1"
-    assert main(prepare, command(folder, marked)) == 0
+    assert main(None, command(folder, small_corpus, **given)) == 0
     for name in ("audio_encoder.ckpt", "stage.json"):
         for stage in ("warm_up", "stage_one"):
             if name.endswith(".json"):
@@ -316,7 +400,7 @@ KILLS = [
 def killed_at(place: str, name: str, number: int, folder: str, corpus: str) -> None:
     """Run all stages, and be killed when something is called for the how manieth time."""
     from gemoclap_sb.data.corpora.iemocap import prepare_iemocap
-    from gemoclap_sb.training import experiment, frame_features, pseudo_labels
+    from gemoclap_sb.training import frame_features, pseudo_labels
 
     torch.set_num_threads(1)
     modules = {of.__name__.rpartition(".")[2]: of for of in (experiment, frame_features)}

@@ -64,9 +64,9 @@ def make(rows, model):
     datasets = {split: build_dataset(of, {}) for split, of in rows.items()}
     contents = {split: {"sha256": rows_digest(of)} for split, of in rows.items()}
 
-    def make(folder, encoder="digest", **changes):
+    def make(folder, record=None, **changes):
         options = LabelOptions(**OPTIONS | changes)
-        record = label_record(options, encoder, contents)
+        record = label_record(options, model, contents) | (record or {})
         given = {**rows, "test": Untouched()}, {**datasets, "test": Untouched()}
         make_pseudo_labels(folder, model, *given, encoders, options, record)
         return open_pseudo_labels(folder, record)
@@ -174,7 +174,9 @@ def test_what_is_fitted_is_not_fitted_again(make, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"encoder": "another"}, "another encoder"),
+        ({"record": {"encoder": "another"}}, "another encoder"),
+        ({"record": {"lobe": {"hop_ms": 8}}}, "another encoder"),
+        ({"record": {"trim_db": None}}, "trim_db 40, now None"),
         ({"clusters": [3, 8]}, r"clusters \[3, 7\], now \[3, 8\]"),
         ({"seed": 2}, "seed 1, now 2"),
     ],
@@ -214,6 +216,26 @@ def test_damaged_centroids_are_named(make, monkeypatch, tmp_path):
     (tmp_path / CENTROIDS).write_bytes(b"{")
     with pytest.raises(ExperimentError, match=f"{CENTROIDS} is damaged"):
         make(tmp_path)
+
+
+def test_a_damaged_block_is_named_after_the_fit_too(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(pseudo_labels, "write_labels", lambda *of: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path)
+    monkeypatch.undo()
+    block = tmp_path / FEATURES / "train_000000.npz"
+    block.write_bytes(block.read_bytes()[:-200])
+    with pytest.raises(ExperimentError, match="train_000000.npz is damaged"):
+        make(tmp_path)
+
+
+def test_nothing_of_a_store_that_is_gone_serves_a_new_one(store, make, tmp_path):
+    make(tmp_path / "labels", seed=2)
+    (tmp_path / "labels/labels.json").unlink()
+    make(tmp_path / "labels")
+    folder, _ = store
+    for file in ("labels.npy", CENTROIDS):
+        assert (tmp_path / "labels" / file).read_bytes() == (folder / file).read_bytes()
 
 
 def test_more_clusters_than_frames_are_an_error_of_the_user(make, tmp_path):
