@@ -246,6 +246,21 @@ def test_notes_go_back_to_the_first_of_a_chain(tmp_path):
     assert "unknown: the run's manifest" in note and "own.csv" in note
 
 
+def test_notes_go_back_through_the_stages_of_other_runs(tmp_path):
+    """What this run's warm-up is from began from a run that has heard the test."""
+    first, second = write_source(tmp_path / "first"), tmp_path / "second"
+    for run, name in ((first, "b1"), (second, "d1")):
+        (run / "manifests").mkdir(parents=True)
+        (run / "manifests/train.csv").write_text(f"ID,wav,spk_id\n{name},/y/{name}.wav,dora\n")
+    (second / "warm_up").mkdir()
+    write_json(second / "settings.json", {"audio_source": str(first)})
+    own = tmp_path / "own"
+    begun = {"output_folder": str(own), "stage_one_folder": str(own / "stage_one")}
+    assert source_notes({**begun, "warm_up_folder": str(own / "warm_up")}, ROWS) == []
+    [note] = source_notes({**begun, "warm_up_folder": str(second / "warm_up")}, ROWS)
+    assert "1 of the 4 utterances" in note
+
+
 def test_encoders_that_are_no_runs_have_no_notes(small_encoders):
     for source in (None, "microsoft/wavlm-large", str(small_encoders["wavlm"])):
         assert source_notes({"audio_source": source}, ROWS) == []
