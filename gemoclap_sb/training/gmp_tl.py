@@ -133,7 +133,8 @@ def trial_folder(run: Run) -> Iterator[Path | None]:
     try:
         yield Path(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if if_main_process():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Stages:
