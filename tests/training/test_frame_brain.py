@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gemoclap_sb.objectives import FrameCrossEntropyObjective, FrameOutput
 from gemoclap_sb.training.checkpoints import History
 from gemoclap_sb.training.frame_brain import FrameBrain, check_lengths, frames_right
 from gemoclap_sb.training.run_folder import ExperimentError
+from tests.process_groups import CONTEXT, free_port
 
 SCALES = [5, 3]
 # Of nine utterances, by the number of processes.
@@ -87,11 +87,8 @@ def work(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_unequal_shares_of_two_processes_step_as_one(tmp_path):
-    from tests.process_groups import free_port
-
-    context = multiprocessing.get_context("forkserver")
     port = free_port()
-    processes = [context.Process(target=work, args=(r, port, str(tmp_path))) for r in (0, 1)]
+    processes = [CONTEXT.Process(target=work, args=(r, port, str(tmp_path))) for r in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
