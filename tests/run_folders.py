@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from gemoclap_sb.lobes import (
 )
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.models.gemoclap import GEmoCLAP
-from gemoclap_sb.training import runs
+from gemoclap_sb.training import experiment, runs
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer
 from gemoclap_sb.training.cross_validation import Plan
 from gemoclap_sb.training.fold_processes import Fold
@@ -83,13 +84,27 @@ class Runs:
         return Plan(folds, lambda: self.summarize(argv))
 
     def _run_folds(self, folds, jobs, finished):
-        self.jobs, failed = jobs, {}
-        for fold in folds:
-            if status := self.train(list(fold.command)):
-                failed[fold.run] = status
-            else:
-                finished(fold)
-        return failed
+        self.jobs = jobs
+        return _one_by_one(folds, finished, self.train)
+
+
+def trained_here(prepare: Callable) -> Callable[..., dict[str, int]]:
+    """Takes the place of `run_folds`: real trainings, in this process, which has torch loaded."""
+
+    def run_folds(folds, jobs, finished=lambda fold: None):
+        return _one_by_one(folds, finished, lambda argv: experiment.main(prepare, argv[2:]))
+
+    return run_folds
+
+
+def _one_by_one(folds, finished, train) -> dict[str, int]:
+    failed = {}
+    for fold in folds:
+        if status := train(list(fold.command)):
+            failed[fold.run] = status
+        else:
+            finished(fold)
+    return failed
 
 
 def make_prompts() -> Prompts:

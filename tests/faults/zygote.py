@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from speechbrain.utils import logger
 
 from gemoclap_sb.evaluation.figures import draw_confusion, draw_training_curves
 from gemoclap_sb.evaluation.metrics import classification_metrics
@@ -46,8 +45,6 @@ def warm_up() -> None:
         draw_confusion(metrics, Path(folder, "confusion.png"), title="")
         record = {"epoch": 1, "lr": 1.0, "train_loss": 1.0, "valid_loss": 1.0, "valid_uar": 1.0}
         draw_training_curves([record], Path(folder, "training.png"), tested=1)
-    # It asks pip and git, for a second.
-    logger.get_environment_description = lambda: ""
     # Memory that is not touched is not copied.
     gc.collect()
     gc.freeze()

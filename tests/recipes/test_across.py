@@ -15,10 +15,10 @@ from sklearn.metrics import recall_score
 from gemoclap_sb.data.manifests import write_manifest
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
 from gemoclap_sb.files import write_json
-from gemoclap_sb.training import experiment, runs
+from gemoclap_sb.training import runs
 from tests.conftest import load_script
 from tests.recipes.corpora import ACROSS, write_corpora
-from tests.run_folders import TINY, Runs
+from tests.run_folders import TINY, Runs, trained_here
 
 prepare = load_script(ACROSS / "across_prepare.py")
 tables = load_script(ACROSS / "across_tables.py")
@@ -303,14 +303,7 @@ def test_damaged_results_are_told_before_anything_runs(
 @pytest.mark.slow
 def test_whole_on_small_corpora(monkeypatch, tmp_path):
     """Every protocol trains and is tested; the folds run in this process, which has torch."""
-
-    def run_folds(folds, jobs, finished):
-        for fold in folds:
-            assert experiment.main(prepare.prepare_across, list(fold.command[2:])) == 0
-            finished(fold)
-        return {}
-
-    monkeypatch.setattr(runs, "run_folds", run_folds)
+    monkeypatch.setattr(runs, "run_folds", trained_here(prepare.prepare_across))
     small = {key: of for key, of in TINY.items() if key != "number_of_folds"}
     options = {**write_corpora(tmp_path), **small, "number_of_epochs": 1, "device": "cpu"}
     given = [part for key, of in options.items() for part in (f"--{key}", str(of))]

@@ -10,11 +10,11 @@ import soundfile
 from hyperpyyaml import load_hyperpyyaml
 
 from gemoclap_sb.files import read_json
-from gemoclap_sb.training import comparisons
+from gemoclap_sb.training import comparisons, runs
 from gemoclap_sb.training.run_folder import read_settings
 from gemoclap_sb.training.runs import overrides
 from tests.conftest import load_script
-from tests.run_folders import ROOT
+from tests.run_folders import ROOT, TINY, trained_here
 
 RECIPE = ROOT / "recipes/RAVDESS/gemoclap"
 
@@ -148,21 +148,15 @@ def corpus(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_row_for_real(script, corpus, tmp_path, monkeypatch, capfd):
+def test_a_row_for_real(script, corpus, tmp_path, monkeypatch):
     """Two folds, on held-out speakers of the training side."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    prepare = load_script(RECIPE / "ravdess_prepare.py").prepare_ravdess
+    monkeypatch.setattr(runs, "run_folds", trained_here(prepare))
     out = tmp_path / "out"
-    given = ["--data_folder", str(corpus), "--output_folder", str(out), "--only"]
-    given += [
-        "prompts_with_gender",
-        "--seeds",
-        "1",
-        "--validation",
-        "development",
-        "--number_of_folds",
-        "2",
-    ]
-    given += ["--number_of_epochs", "1", "--channels", "[4]", "--strides", "[2]"]
+    given = ["--data_folder", str(corpus), "--output_folder", str(out), "--seeds", "1"]
+    given += ["--only", "prompts_with_gender", "--validation", "development"]
+    small = {**TINY, "number_of_epochs": 1}
+    given += [part for key, of in small.items() for part in (f"--{key}", str(of))]
     assert comparisons.main(RECIPE / "train.py", script.COMPARISONS, given) == 0
     text = (out / "comparisons.md").read_text()
     assert "For choosing settings: tested on held-out speakers" in text
