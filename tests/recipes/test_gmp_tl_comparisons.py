@@ -17,7 +17,10 @@ STAGES = ("warm_up", "labels", "stage_one")
 
 @pytest.fixture(scope="module")
 def group():
-    [group] = load_script(RECIPE / "comparisons.py").COMPARISONS.groups
+    """All rows; the other groups are of the same."""
+    group, *others = load_script(RECIPE / "comparisons.py").COMPARISONS.groups
+    assert all(row in group.rows for other in others for row in other.rows)
+    assert [of.rows[0].label for of in others] == ["GMP-TL", "SL-GEmo-CLAP"]
     return group
 
 

@@ -35,36 +35,34 @@ FROM_STAGE_ONE = {
     "stage_one_folder": f"{WHOLE}/stage_one",
 }
 
+ROWS = [
+    Row("cross-entropy", CROSS_ENTROPY, {"number_of_epochs": ALL}),
+    Row("GMP-TL", GMP_TL, EPOCHS),
+    Row("one scale", GMP_TL, {**FROM_WARM_UP, "clusters": [32]}),
+    Row("no gender in the labels", GMP_TL, {**FROM_WARM_UP, "label_attributes": []}),
+    Row("no AM-Softmax", GMP_TL, {**FROM_STAGE_ONE, "scale": None}),
+    Row(
+        "no stage one",
+        GMP_TL,
+        {**FROM_WARM_UP, "stage_one_epochs": 0, "number_of_epochs": STAGE_ONE + STAGE_TWO},
+    ),
+    Row("SL-GEmo-CLAP", SL, {"number_of_epochs": ALL}),
+    Row(
+        "SL-GEmo-CLAP from stage one",
+        SL,
+        {"number_of_epochs": STAGE_TWO, "audio_source": WHOLE},
+    ),
+]
+SEEDS = (1, 2, 3)
+
 COMPARISONS = Comparisons(
     name="gmp_tl",
     title="GMP-TL and its parts on RAVDESS",
     groups=[
-        Group(
-            "system",
-            (1, 2, 3),
-            [
-                Row("cross-entropy", CROSS_ENTROPY, {"number_of_epochs": ALL}),
-                Row("GMP-TL", GMP_TL, EPOCHS),
-                Row("one scale", GMP_TL, {**FROM_WARM_UP, "clusters": [32]}),
-                Row("no gender in the labels", GMP_TL, {**FROM_WARM_UP, "label_attributes": []}),
-                Row("no AM-Softmax", GMP_TL, {**FROM_STAGE_ONE, "scale": None}),
-                Row(
-                    "no stage one",
-                    GMP_TL,
-                    {
-                        **FROM_WARM_UP,
-                        "stage_one_epochs": 0,
-                        "number_of_epochs": STAGE_ONE + STAGE_TWO,
-                    },
-                ),
-                Row("SL-GEmo-CLAP", SL, {"number_of_epochs": ALL}),
-                Row(
-                    "SL-GEmo-CLAP from stage one",
-                    SL,
-                    {"number_of_epochs": STAGE_TWO, "audio_source": WHOLE},
-                ),
-            ],
-        ),
+        Group("system", SEEDS, ROWS),
+        # The same runs, against GMP-TL and SL-GEmo-CLAP in place of cross-entropy.
+        Group("parts", SEEDS, [row for row in ROWS if row.yaml == GMP_TL]),
+        Group("start", SEEDS, ROWS[-2:]),
     ],
 )
 
