@@ -13,7 +13,7 @@ from gemoclap_sb.data.datasets import build_dataset
 from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import read_manifest
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
-from gemoclap_sb.training.run_folder import read_settings
+from gemoclap_sb.training.settings import read_settings
 
 HPARAMS = Path(__file__).resolve().parent.parent / "hparams"
 EXPERIMENTS = sorted(path.stem for path in HPARAMS.glob("*.yaml"))

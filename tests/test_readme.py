@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from gemoclap_sb.training.overrides import completed
-from gemoclap_sb.training.run_folder import read_settings
+from gemoclap_sb.training.settings import read_settings
 from tests.run_folders import ROOT
 
 SPEAKERS = ("EB0", "IC0", "KD0", "KS0", "MK0", "TP0")

@@ -50,7 +50,7 @@ def run(options: Namespace, out: TextIO) -> int:
         raise UsageError(f"{folder}: its figures are damaged: {_told(error)}.") from error
     check_folder(option, target, pictures)
     from gemoclap_sb.export.trained import ExportError
-    from gemoclap_sb.training.run_folder import ExperimentError
+    from gemoclap_sb.training.settings import ExperimentError
 
     status = 0
     for name, draw in pictures.items():

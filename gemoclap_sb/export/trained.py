@@ -21,7 +21,8 @@ from gemoclap_sb.models.lean_checkpoints import SourceError, complete, read_stat
 from gemoclap_sb.models.plain_description import check_labels
 from gemoclap_sb.training.checkpoint_files import DAMAGE, selected_checkpoint
 from gemoclap_sb.training.checkpoints import SELECTED_BY
-from gemoclap_sb.training.run_folder import METRICS, SETTINGS, ExperimentError
+from gemoclap_sb.training.run_folder import METRICS, SETTINGS
+from gemoclap_sb.training.settings import ExperimentError
 
 Model = GEmoCLAP | AudioClassifier
 

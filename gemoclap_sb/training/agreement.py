@@ -10,7 +10,7 @@ from torch import nn
 from gemoclap_sb.models.audio_classifier import AudioClassifier
 from gemoclap_sb.objectives.cross_entropy import MultiTaskCrossEntropyObjective
 from gemoclap_sb.objectives.margin_softmax import MarginSoftmaxObjective
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 
 def add_classifiers(hparams: Mapping[str, Any]) -> None:

@@ -16,13 +16,8 @@ from torch import nn
 from gemoclap_sb.lobes.encoder_folders import EncoderFolderError, load_encoder
 from gemoclap_sb.lobes.run_encoders import ENCODER, encoder_folder
 from gemoclap_sb.training.references import read_references
-from gemoclap_sb.training.run_folder import (
-    EARLIER_STAGES,
-    SETTINGS,
-    ExperimentError,
-    read_record,
-    recorded_manifest,
-)
+from gemoclap_sb.training.run_folder import EARLIER_STAGES, SETTINGS, read_record, recorded_manifest
+from gemoclap_sb.training.settings import ExperimentError
 
 Rows = Mapping[str, Mapping[str, Any]]
 # Keys that name what another run has trained.

@@ -31,7 +31,7 @@ from gemoclap_sb.data.samplers import LengthPooledBatchSampler, length_sorted_ba
 from gemoclap_sb.training.buffers import KeptBuffers
 from gemoclap_sb.training.checkpoints import best_key
 from gemoclap_sb.training.processes import average_gradients, least_of_all, place, share_buffers
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from gemoclap_sb.training.shared_evaluation import gather_batches, share_of, without_ddp
 
 logger = get_logger(__name__)

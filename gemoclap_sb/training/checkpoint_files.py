@@ -24,7 +24,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.files import file_digest, read_json, write_json
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 logger = get_logger(__name__)
 

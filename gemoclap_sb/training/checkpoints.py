@@ -38,7 +38,7 @@ from gemoclap_sb.training.checkpoint_files import (
     reason,
     write_sums,
 )
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 logger = get_logger(__name__)
 

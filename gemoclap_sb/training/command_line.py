@@ -22,7 +22,7 @@ import torch
 from speechbrain.utils.run_opts import RunOptions
 
 from gemoclap_sb.training.keys import AS_TYPED, KEYS, Kind, choice, number, refusal, whole
-from gemoclap_sb.training.run_folder import ExperimentError, read_overrides
+from gemoclap_sb.training.settings import ExperimentError, read_overrides
 
 _PRECISION = choice("fp32", "fp16", "bf16")
 RUN_OPTIONS: dict[str, Kind] = {

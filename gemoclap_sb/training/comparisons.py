@@ -21,7 +21,7 @@ from gemoclap_sb.evaluation.comparison import Cell, Comparison
 from gemoclap_sb.evaluation.comparison_figure import draw_groups
 from gemoclap_sb.evaluation.comparison_tables import groups_csv, groups_markdown
 from gemoclap_sb.files import write_text
-from gemoclap_sb.training.run_folder import UNRECORDED, ExperimentError
+from gemoclap_sb.training.run_folder import UNRECORDED
 from gemoclap_sb.training.runs import (
     CrossValidation,
     add_options,
@@ -34,6 +34,7 @@ from gemoclap_sb.training.runs import (
     resolved,
     without,
 )
+from gemoclap_sb.training.settings import ExperimentError
 
 # What this itself says to each run, and who says it to this.
 OWN_KEYS = {

@@ -32,14 +32,13 @@ from gemoclap_sb.training.overrides import completed
 from gemoclap_sb.training.run_folder import (
     METRICS,
     RUN,
-    ExperimentError,
     check_settings,
     is_finished,
     learning_options,
     read_record,
-    read_settings,
     recorded_manifest,
 )
+from gemoclap_sb.training.settings import ExperimentError, read_settings
 from gemoclap_sb.training.split_manifests import check_data
 
 

@@ -16,7 +16,7 @@ from gemoclap_sb.models.lean_checkpoints import SourceError
 from gemoclap_sb.training.launch import JoinError
 from gemoclap_sb.training.processes import FailedElsewhere, is_group, place
 from gemoclap_sb.training.resources import OutOfResources
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 _FAILED, _ENDED = "gemoclap_sb/failed", "gemoclap_sb/ended"
 _SECONDS = 3.0

@@ -55,14 +55,13 @@ from gemoclap_sb.training.resources import told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, record_run, write_files
 from gemoclap_sb.training.run_folder import (
     EARLIER_STAGES,
-    ExperimentError,
     bind_data,
     check_settings,
     is_finished,
     learning_options,
-    read_settings,
     recorded_processes,
 )
+from gemoclap_sb.training.settings import ExperimentError, read_settings
 from gemoclap_sb.training.split_manifests import Prepare, check_data, find_manifests, read_splits
 
 # Ways to validate by which it is meant that validation and test are the same.

@@ -16,7 +16,7 @@ from gemoclap_sb.lobes.lengths import mask_from_lengths
 from gemoclap_sb.objectives.frame_cross_entropy import FrameOutput
 from gemoclap_sb.training.brain import ResumableBrain, unwrapped
 from gemoclap_sb.training.processes import mean_of_all
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from gemoclap_sb.training.shared_evaluation import gather_batches
 
 

@@ -28,7 +28,7 @@ from gemoclap_sb.training.checkpoints import SELECTED_BY
 from gemoclap_sb.training.gradient_cache import GradientCache, MicroBatches, micro_batch_count
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.processes import least_of_all, share_buffers
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from gemoclap_sb.training.shared_evaluation import gather_batches, without_ddp
 
 logger = get_logger(__name__)

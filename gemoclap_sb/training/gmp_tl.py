@@ -72,7 +72,8 @@ from gemoclap_sb.training.pseudo_labels import (
     open_pseudo_labels,
 )
 from gemoclap_sb.training.resources import told_resources
-from gemoclap_sb.training.run_folder import STAGE_RECORD, ExperimentError
+from gemoclap_sb.training.run_folder import STAGE_RECORD
+from gemoclap_sb.training.settings import ExperimentError
 from gemoclap_sb.training.split_manifests import Prepare
 from gemoclap_sb.training.stage_folders import (
     ENCODER_WEIGHTS,

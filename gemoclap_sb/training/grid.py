@@ -23,7 +23,6 @@ from gemoclap_sb.evaluation.comparison_tables import (
     comparison_markdown,
 )
 from gemoclap_sb.files import write_text
-from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.runs import (
     CrossValidation,
     add_options,
@@ -36,6 +35,7 @@ from gemoclap_sb.training.runs import (
     resolved,
     without,
 )
+from gemoclap_sb.training.settings import ExperimentError
 
 # What the grid itself says to each run, and the options that say it to the grid.
 OWN_KEYS = {

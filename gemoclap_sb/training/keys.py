@@ -19,7 +19,8 @@ from gemoclap_sb.objectives.label_matrices import TARGETS
 from gemoclap_sb.objectives.margin_softmax import KINDS
 from gemoclap_sb.training.audio_source import is_argument
 from gemoclap_sb.training.gemoclap_brain import SELECTING
-from gemoclap_sb.training.run_folder import EARLIER_STAGES, ExperimentError, is_object
+from gemoclap_sb.training.run_folder import EARLIER_STAGES
+from gemoclap_sb.training.settings import ExperimentError, is_object
 
 STAGES = ("warm_up", "pseudo_labels", "stage_one", "stage_two")
 """Of GMP-TL, in their order."""
@@ -229,7 +230,7 @@ def check_keys(
 ) -> None:
     """Refuse settings that are not of their key's kind; ExperimentError names each, in one line.
 
-    ``settings`` are `gemoclap_sb.training.run_folder.read_settings`'s, ``given`` those of them
+    ``settings`` are `gemoclap_sb.training.settings.read_settings`'s, ``given`` those of them
     that the command line gave. What is wrong by one of its ``references`` is not told besides.
     """
     wrong = {}

@@ -13,7 +13,7 @@ import torch
 from speechbrain.utils.run_opts import RunOptions
 from torch.distributed import TCPStore
 
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 # Between the first process that is there and the last: to import may take long on a slow disk.
 PATIENCE = timedelta(minutes=5)

@@ -15,7 +15,7 @@ from gemoclap_sb.data.folds import VALIDATIONS
 from gemoclap_sb.training.keys import OBJECTS, PLAIN, check_keys, named
 from gemoclap_sb.training.own_manifest import with_manifest
 from gemoclap_sb.training.references import read_references
-from gemoclap_sb.training.run_folder import (
+from gemoclap_sb.training.settings import (
     ExperimentError,
     is_object,
     read_overrides,

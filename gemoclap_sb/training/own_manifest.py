@@ -17,7 +17,7 @@ from gemoclap_sb.data.folds import assign_folds, needed_columns, prepare_manifes
 from gemoclap_sb.data.manifests import LabelError, ManifestError, read_cells
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.data.words import Words, check_words, own_words, read_words
-from gemoclap_sb.training.run_folder import ExperimentError, read_overrides, read_settings
+from gemoclap_sb.training.settings import ExperimentError, read_overrides, read_settings
 
 _OPTIONS = frozenset({"validation", "seed", "valid_fraction", "valid_session", "valid_speakers"})
 _SPEAKER = "spk_id"

@@ -9,7 +9,7 @@ import torch
 from speechbrain.utils.distributed import main_process_only
 from torch import Tensor, nn
 
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 Result = TypeVar("Result")
 

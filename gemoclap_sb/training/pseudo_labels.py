@@ -46,7 +46,8 @@ from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.clustering import fit_clusters, nearest_clusters
 from gemoclap_sb.training.frame_features import Block, extract_frames, plan_blocks
 from gemoclap_sb.training.processes import on_main
-from gemoclap_sb.training.run_folder import ExperimentError, read_record
+from gemoclap_sb.training.run_folder import read_record
+from gemoclap_sb.training.settings import ExperimentError
 from gemoclap_sb.training.shared_evaluation import share_of
 
 FEATURES, RECORD, CENTROIDS = "features", "record.json", "centroids.safetensors"

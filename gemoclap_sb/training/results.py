@@ -16,7 +16,8 @@ from gemoclap_sb.evaluation.metrics import ClassificationMetrics
 from gemoclap_sb.evaluation.predictions import PREDICTIONS, Predictions
 from gemoclap_sb.evaluation.report import VALIDATION_NOTES, metrics_table, uncertainty_lines
 from gemoclap_sb.files import write_json
-from gemoclap_sb.training.run_folder import METRICS, RUN, ExperimentError, is_finished, read_record
+from gemoclap_sb.training.run_folder import METRICS, RUN, is_finished, read_record
+from gemoclap_sb.training.settings import ExperimentError
 
 DEBUG, UNFINISHED = "debug_", "test_only_"
 """Before the names of what ``--debug``, or ``--test_only`` amid a training, writes."""

@@ -14,20 +14,13 @@ run.json         seconds, versions and machine; not part of the result
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from io import StringIO
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hyperpyyaml import resolve_references
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import TaggedScalar
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
 from gemoclap_sb.data.contents import rows_digest
@@ -35,6 +28,7 @@ from gemoclap_sb.data.manifests import read_cells
 from gemoclap_sb.data.preparation import RECORD, SPLITS
 from gemoclap_sb.files import file_digest, read_json, write_json
 from gemoclap_sb.training.differing import roots, spelled_out
+from gemoclap_sb.training.settings import ExperimentError, is_object
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
 # Trainings before the one whose result the run is, in folders of their own.
@@ -62,90 +56,6 @@ _LEARNING = (
 )  # fmt: skip
 _ITS_ROWS = "SHA-256 of its rows"
 _OPTIONS = frozenset({"processes", "precision", *_LEARNING})
-
-
-class ExperimentError(RuntimeError):
-    """An experiment cannot start as asked; the message says what to change."""
-
-
-@contextlib.contextmanager
-def told_permissions() -> Iterator[None]:
-    """Tell of a file or folder that may not be looked at; ExperimentError names it."""
-    try:
-        yield
-    except PermissionError as error:
-        raise ExperimentError(
-            f"{error.filename} may not be read ({error.strerror}). Name what is yours to read."
-        ) from error
-
-
-def read_overrides(text: str) -> dict[str, Any]:
-    """Read the keys that a command line gave, as SpeechBrain's ``parse_arguments`` leaves them.
-
-    ExperimentError if they are no keys with values, or a key is there twice.
-
-    >>> read_overrides("seed: 2")
-    {'seed': 2}
-    """
-    try:
-        given = YAML().load(text) or {}
-    except DuplicateKeyError as error:
-        key = str(error.problem).partition('"')[2].partition('"')[0]
-        raise ExperimentError(f"--{key} is given twice; expected each key once.") from error
-    except YAMLError:
-        given = None
-    if not isinstance(given, dict):
-        raise ExperimentError(
-            f"expected --key value, each key once; found {' '.join(text.split())}."
-        )
-    return dict(given)
-
-
-@told_permissions()
-def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -> dict:
-    r"""Resolve an experiment's YAML without making its objects.
-
-    Loading a YAML builds its encoders; this only reads the plain values at top level, with
-    references and overrides (as ``load_hyperpyyaml`` takes them) applied. An object is its
-    tag and its arguments. ExperimentError if the file is missing, or an override names no
-    key of the file.
-
-    Examples
-    --------
-    >>> path = getfixture("tmp_path") / "small.yaml"
-    >>> _ = path.write_text("seed: 1\nfolder: !ref run_<seed>\n")
-    >>> read_settings(path, "seed: 2")
-    {'seed': 2, 'folder': 'run_2'}
-    """
-    path = Path(hparams_file)
-    if not path.is_file():
-        raise ExperimentError(f"no hyperparameter file {path} (seen from {Path.cwd()}).")
-    given = read_overrides(overrides) if isinstance(overrides, str) else overrides
-    try:
-        known = YAML().load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ExperimentError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(known, dict):
-        raise ExperimentError(f"{path}: expected a YAML of keys and values, found {known!r:.80}.")
-    unknown = [key for key in given or {} if key not in known]
-    if unknown:
-        raise ExperimentError(
-            f"{path}: --{unknown[0]} is no key of this file. Its keys: {', '.join(known)}."
-        )
-    with path.open(encoding="utf-8") as stream:
-        try:
-            resolved = resolve_references(stream, given or None)
-        except RecursionError as error:
-            raise ExperimentError(f"{path}: some of its !ref lead back to themselves.") from error
-        except (ValueError, KeyError, TypeError, OSError, YAMLError) as error:
-            raise ExperimentError(f"{path}: {' '.join(str(error).split())}") from error
-    tree = YAML().load(StringIO(resolved.getvalue()))
-    return {key: _plain(value) for key, value in tree.items()}
-
-
-def is_object(value: Any) -> bool:
-    """Whether settings have an object here: its tag and its arguments."""
-    return isinstance(value, dict) and any(str(name).startswith("!") for name in value)
 
 
 def learning_options(run_opts: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -393,21 +303,3 @@ def _without_module(key: str) -> str:
     """``!new:a.b.C`` becomes ``!new:C``: classes of this package may move."""
     tag, colon, name = key.partition(":gemoclap_sb.")
     return f"{tag}:{name.rpartition('.')[2]}" if colon else key
-
-
-def _plain(value: object) -> object:
-    """Strip ruamel's types; ``!new:a.B {c: 1}`` becomes ``{"!new:a.B": {"c": 1}}``."""
-    tag = getattr(getattr(value, "tag", None), "value", None)
-    if isinstance(value, dict):
-        plain = {key: _plain(item) for key, item in value.items()}
-    elif isinstance(value, list):
-        plain = [_plain(item) for item in value]
-    elif isinstance(value, TaggedScalar):
-        plain = value.value
-    elif isinstance(value, bool) or value is None:
-        plain = value
-    else:
-        # A date stays one; a check of the keys tells of it.
-        kind = next((kind for kind in (int, float, str) if isinstance(value, kind)), None)
-        plain = kind(value) if kind else value
-    return {tag: plain} if tag is not None and tag.startswith("!") else plain

@@ -26,13 +26,8 @@ from gemoclap_sb.training import cross_validation
 from gemoclap_sb.training.command_line import parse_arguments
 from gemoclap_sb.training.fold_processes import Fold, run_folds
 from gemoclap_sb.training.overrides import completed
-from gemoclap_sb.training.run_folder import (
-    METRICS,
-    RUN,
-    ExperimentError,
-    read_settings,
-    told_permissions,
-)
+from gemoclap_sb.training.run_folder import METRICS, RUN
+from gemoclap_sb.training.settings import ExperimentError, read_settings, told_permissions
 
 
 @dataclass(frozen=True)

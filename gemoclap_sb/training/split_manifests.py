@@ -14,7 +14,7 @@ from gemoclap_sb.data.manifests import LabelError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.training.own_manifest import EMOTION_ALONE, LABELS, manifest_preparation
 from gemoclap_sb.training.resources import FULL
-from gemoclap_sb.training.run_folder import ExperimentError, told_permissions
+from gemoclap_sb.training.settings import ExperimentError, told_permissions
 
 Prepare = Callable[..., Mapping]
 

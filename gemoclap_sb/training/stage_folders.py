@@ -13,12 +13,8 @@ from gemoclap_sb.training.experiment import Run, Splits
 from gemoclap_sb.training.keys import STAGES
 from gemoclap_sb.training.pseudo_labels import LABELLED, LabelOptions
 from gemoclap_sb.training.references import read_references
-from gemoclap_sb.training.run_folder import (
-    EARLIER_STAGES,
-    STAGE_RECORD,
-    ExperimentError,
-    read_record,
-)
+from gemoclap_sb.training.run_folder import EARLIER_STAGES, STAGE_RECORD, read_record
+from gemoclap_sb.training.settings import ExperimentError
 
 WARM_UP, PSEUDO_LABELS, STAGE_ONE, STAGE_TWO = STAGES
 ENCODER_WEIGHTS = "audio_encoder.ckpt"

@@ -11,8 +11,8 @@ from hyperpyyaml import load_hyperpyyaml
 
 from gemoclap_sb.files import read_json
 from gemoclap_sb.training import comparisons, runs
-from gemoclap_sb.training.run_folder import read_settings
 from gemoclap_sb.training.runs import overrides
+from gemoclap_sb.training.settings import read_settings
 from tests.conftest import load_script
 from tests.run_folders import ROOT, TINY, trained_here
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gemoclap_sb.training.run_folder import read_settings
+from gemoclap_sb.training.settings import read_settings
 from tests.conftest import ROOT, load_script
 
 RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/*/train.py"))

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from gemoclap_sb.training.run_folder import read_settings
 from gemoclap_sb.training.runs import overrides
+from gemoclap_sb.training.settings import read_settings
 from tests.conftest import load_script
 from tests.run_folders import ROOT
 

@@ -25,7 +25,7 @@ from gemoclap_sb.objectives import (
 )
 from gemoclap_sb.training.agreement import add_classifiers
 from gemoclap_sb.training.experiment import main
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from tests.run_folders import ROOT, make_prompts, scratch_model
 
 TWO = {"emotion": 0.9, "gender": 0.1}

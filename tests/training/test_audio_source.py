@@ -19,7 +19,7 @@ from gemoclap_sb.training import comparisons, cross_validation
 from gemoclap_sb.training.audio_source import source_notes
 from gemoclap_sb.training.comparisons import Comparisons, Group, Row
 from gemoclap_sb.training.experiment import build_brain, load_splits, main, open_run
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from tests.run_folders import ROOT, TINY, Runs, own_manifests, tiny_run
 
 RECIPE = ROOT / "recipes/IEMOCAP/gemoclap/train.py"

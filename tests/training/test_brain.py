@@ -25,8 +25,8 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from gemoclap_sb.data.samplers import LengthPooledBatchSampler
 from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History
-from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.schedules import WarmupCosine
+from gemoclap_sb.training.settings import ExperimentError
 
 ROOT = Path(__file__).resolve().parents[2]
 

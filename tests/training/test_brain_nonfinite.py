@@ -6,7 +6,7 @@ import pytest
 import speechbrain as sb
 import torch
 
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from tests.training.test_checkpoint_files import Line, line, trained
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoint_files import SUMS
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History, recorded_history
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 ROWS = {f"u{i}": {"duration": 1.0, "x": i / 8 - 1} for i in range(16)}
 FILES = ("model.ckpt", "optimizer.ckpt", "history.ckpt", "counter.ckpt", "brain.ckpt", "CKPT.yaml")

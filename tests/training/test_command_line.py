@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 FILE = "x.yaml"
 

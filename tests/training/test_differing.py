@@ -6,7 +6,7 @@ import pytest
 
 from gemoclap_sb.training.differing import roots, spelled_out
 from gemoclap_sb.training.overrides import completed
-from gemoclap_sb.training.run_folder import ExperimentError, is_object, read_settings
+from gemoclap_sb.training.settings import ExperimentError, is_object, read_settings
 from tests.run_folders import ROOT
 
 

@@ -18,7 +18,7 @@ from gemoclap_sb.models import FrameClassifier
 from gemoclap_sb.objectives import FrameCrossEntropyObjective, FrameOutput
 from gemoclap_sb.training.checkpoints import History
 from gemoclap_sb.training.frame_brain import FrameBrain, check_lengths, frames_right
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from tests.process_groups import CONTEXT, free_port
 
 SCALES = [5, 3]

@@ -17,7 +17,7 @@ from gemoclap_sb.data.labels import label_encoders
 from gemoclap_sb.data.manifests import read_manifest
 from gemoclap_sb.objectives import label_matrix
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from tests.run_folders import ROOT, TINY
 
 

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 
 from gemoclap_sb.training.keys import KEYS, check_keys
-from gemoclap_sb.training.run_folder import ExperimentError, is_object, read_settings
+from gemoclap_sb.training.settings import ExperimentError, is_object, read_settings
 from tests.run_folders import ROOT
 
 EXPERIMENTS = sorted((ROOT / "hparams").glob("*.yaml"))

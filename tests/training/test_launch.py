@@ -10,7 +10,7 @@ import torch
 
 from gemoclap_sb.training import launch
 from gemoclap_sb.training.launch import join_group
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 
 @pytest.mark.parametrize(

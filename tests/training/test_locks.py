@@ -11,7 +11,7 @@ from filelock import FileLock
 from gemoclap_sb.training import cross_validation
 from gemoclap_sb.training.experiment import main
 from gemoclap_sb.training.locks import LOCK, lock_folder
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 from tests.run_folders import ROOT, own_manifests, tiny_run
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gemoclap_sb.training import cross_validation, experiment
 from gemoclap_sb.training.overrides import completed
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings
+from gemoclap_sb.training.settings import ExperimentError, read_settings
 from tests.run_folders import ROOT, tiny_run
 
 RAVDESS = ROOT / "hparams/ravdess_cross_entropy.yaml"

@@ -16,7 +16,8 @@ from gemoclap_sb.export import export
 from gemoclap_sb.inference import GEmoCLAPClassifier
 from gemoclap_sb.training import cross_validation, experiment, grid, runs
 from gemoclap_sb.training.overrides import completed
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings, recorded_manifest
+from gemoclap_sb.training.run_folder import recorded_manifest
+from gemoclap_sb.training.settings import ExperimentError, read_settings
 from tests.run_folders import ROOT, TINY
 
 HPARAMS = ROOT / "hparams"

@@ -22,7 +22,7 @@ from gemoclap_sb.training.pseudo_labels import (
     make_pseudo_labels,
     open_pseudo_labels,
 )
-from gemoclap_sb.training.run_folder import ExperimentError
+from gemoclap_sb.training.settings import ExperimentError
 
 OPTIONS = {
     "label_layers": [2],

@@ -8,14 +8,8 @@ import json
 import pytest
 import speechbrain as sb
 
-from gemoclap_sb.training.run_folder import (
-    ExperimentError,
-    bind_data,
-    check_settings,
-    learning_options,
-    read_settings,
-    told_permissions,
-)
+from gemoclap_sb.training.run_folder import bind_data, check_settings, learning_options
+from gemoclap_sb.training.settings import ExperimentError, read_settings, told_permissions
 
 YAML = """
 seed: 1

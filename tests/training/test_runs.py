@@ -10,8 +10,8 @@ import pytest
 from gemoclap_sb.training import runs
 from gemoclap_sb.training.cross_validation import Plan
 from gemoclap_sb.training.fold_processes import Fold
-from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.runs import CrossValidation, run_all
+from gemoclap_sb.training.settings import ExperimentError
 
 CODE = """
 import pathlib, sys, time

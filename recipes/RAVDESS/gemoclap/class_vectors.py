@@ -20,8 +20,8 @@ from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.training import cross_validation, experiment
 from gemoclap_sb.training.endings import exit_status
 from gemoclap_sb.training.resources import told_resources
-from gemoclap_sb.training.run_folder import ExperimentError
 from gemoclap_sb.training.runs import without
+from gemoclap_sb.training.settings import ExperimentError
 
 
 class ClassVectors(nn.Module):

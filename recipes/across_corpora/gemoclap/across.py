@@ -20,7 +20,6 @@ from across_tables import Cell, Tables, draw, read_run
 from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.files import write_text
 from gemoclap_sb.training.overrides import completed
-from gemoclap_sb.training.run_folder import ExperimentError, read_settings, told_permissions
 from gemoclap_sb.training.runs import (
     CrossValidation,
     add_options,
@@ -28,6 +27,7 @@ from gemoclap_sb.training.runs import (
     conduct,
     listed_seeds,
 )
+from gemoclap_sb.training.settings import ExperimentError, read_settings, told_permissions
 
 HERE = Path(__file__).resolve().parent
 HPARAMS = HERE / "hparams" / "across_scratch.yaml"

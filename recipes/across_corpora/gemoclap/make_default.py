@@ -38,8 +38,9 @@ from gemoclap_sb.models.configuration import build_prompts
 from gemoclap_sb.models.stored_classes import CLASSIFIER
 from gemoclap_sb.models.weights import WEIGHTS, weights_size
 from gemoclap_sb.training import cross_validation
-from gemoclap_sb.training.run_folder import SETTINGS, ExperimentError, recorded_manifest
+from gemoclap_sb.training.run_folder import SETTINGS, recorded_manifest
 from gemoclap_sb.training.runs import listed_seeds
+from gemoclap_sb.training.settings import ExperimentError
 
 CARD, LICENSE = "README.md", "LICENSE"
 MOST_BYTES = 8 * 2**20
