@@ -88,11 +88,12 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
             f"{path}: --{unknown[0]} is no key of this file. Its keys: {', '.join(known)}."
         )
     try:
-        asked = StringIO()
-        YAML().dump(dict(given or {}), asked)
+        stream = StringIO()
+        YAML().dump(dict(given or {}), stream)
+        asked = stream.getvalue()
         # What another file holds, which an !include reads, may change meanwhile.
-        resolve = _resolved.__wrapped__ if "!include:" in text else _resolved
-        return copy.deepcopy(resolve(str(path), text, asked.getvalue()))
+        resolve = _resolved.__wrapped__ if "!include:" in text + asked else _resolved
+        return copy.deepcopy(resolve(str(path), text, asked))
     except RecursionError as error:
         raise ExperimentError(f"{path}: some of its !ref lead back to themselves.") from error
     except (ValueError, KeyError, TypeError, OSError, YAMLError) as error:
