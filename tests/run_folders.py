@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,8 +92,14 @@ class Runs:
 def trained_here(prepare: Callable) -> Callable[..., dict[str, int]]:
     """Takes the place of `run_folds`: real trainings, in this process, which has torch loaded."""
 
+    def train(command):
+        python, script, *argv = command
+        assert python == sys.executable and Path(script).name == "train.py"
+        assert Path(script).is_file()
+        return experiment.main(prepare, argv)
+
     def run_folds(folds, jobs, finished=lambda fold: None):
-        return _one_by_one(folds, finished, lambda argv: experiment.main(prepare, argv[2:]))
+        return _one_by_one(folds, finished, train)
 
     return run_folds
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import os
+import re
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -20,6 +21,10 @@ from ruamel.yaml.error import YAMLError
 
 class ExperimentError(RuntimeError):
     """An experiment cannot start as asked; the message says what to change."""
+
+
+# What other files hold, or a function says, may change meanwhile. A % may spell such a tag.
+_LOOKS_ELSEWHERE = re.compile(r"!(include|applyref)|!\S*%|^%TAG", re.MULTILINE)
 
 
 @contextlib.contextmanager
@@ -91,8 +96,7 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
         stream = StringIO()
         YAML().dump(dict(given or {}), stream)
         asked = stream.getvalue()
-        # What another file holds, which an !include reads, may change meanwhile.
-        resolve = _resolved.__wrapped__ if "!include:" in text + asked else _resolved
+        resolve = _resolved.__wrapped__ if _LOOKS_ELSEWHERE.search(text + asked) else _resolved
         return copy.deepcopy(resolve(str(path), text, asked))
     except RecursionError as error:
         raise ExperimentError(f"{path}: some of its !ref lead back to themselves.") from error

@@ -8,7 +8,7 @@ import pandas
 import pytest
 
 from gemoclap_sb.files import read_json
-from gemoclap_sb.training import grid, runs
+from gemoclap_sb.training import experiment, grid, runs
 from tests.conftest import SHARED, load_script
 from tests.run_folders import ROOT, trained_here
 
@@ -83,6 +83,11 @@ def test_the_whole_grid(
     monkeypatch.setattr(runs, "run_folds", trained_here(iemocap_prepare.prepare_iemocap))
     out = tmp_path / "out"
     folder = "{}/{}_{}/seed_1/fold_{}"
+    argv = ["--output_folder", folder.format(out, "emo", "wavlm", 1), "--fold", "1"]
+    argv += ["--audio_source", str(small_encoders["wavlm"]), *options]
+    argv = [str(RECIPE / "hparams/emo_wavlm.yaml"), *argv]
+    assert experiment.main(iemocap_prepare.prepare_iemocap, argv) == 0
+    by_hand = finished(out)
 
     def run():
         sources = ",".join(f"{name}={small_encoders[name]}" for name in ("wavlm", "hubert"))
@@ -97,7 +102,7 @@ def test_the_whole_grid(
     assert run() == 1
     assert "1 of 4 runs failed: sl_wavlm, seed 1 (exit status 2)" in capfd.readouterr().err
     then = finished(out)
-    assert len(then) == 7
+    assert len(then) == 7 and by_hand.items() <= then.items()
     rows = pandas.read_csv(out / "table1.csv").set_index(["objective", "encoder"])
     assert rows.folds_finished.to_dict() == {
         ("emo", "wavlm"): 2, ("emo", "hubert"): 2, ("sl", "wavlm"): 1, ("sl", "hubert"): 2,

@@ -98,6 +98,14 @@ def test_what_a_caller_changes_is_read_as_it_was(hparams):
     assert read_settings(hparams)["weights"]["emotion"] == 0.7
 
 
+def test_what_a_function_says_is_asked_anew(tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text("folder: !applyref:os.getcwd\n")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert read_settings(tmp_path / "x.yaml")["folder"] == str(tmp_path / name)
+
+
 def test_another_folder_has_another_file_to_include(tmp_path):
     for number in (1, 2):
         folder = tmp_path / str(number)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""GMP-TL and its parts on RAVDESS, against plain fine-tuning and SL-GEmo-CLAP: all folds.
+"""GMP-TL and its parts on RAVDESS, against cross-entropy and SL-GEmo-CLAP: all folds.
 
     python comparisons.py --data_folder RAVDESS [--only system_gmp_tl] [--key value ...]
 
