@@ -104,7 +104,7 @@ def read_settings(hparams_file: str | os.PathLike, overrides: str | dict = "") -
         raise ExperimentError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-# Parsing takes a tenth of a second, and the start of a run asks several times.
+# A YAML is parsed in Python, slowly, and the start of a run asks several times.
 @functools.lru_cache(maxsize=64)
 def _keys(text: str) -> tuple[str, ...] | str:
     """Give the keys of a YAML, or what it is instead of keys and values."""

@@ -9,12 +9,9 @@ from gemoclap_sb.training.settings import ExperimentError, read_settings, told_p
 YAML = """
 seed: 1
 alpha_e: 0.9
-weights:
-    emotion: !ref <alpha_e>
-    gender: !ref 1 - <alpha_e>
+weights: {emotion: !ref <alpha_e>, gender: !ref 1 - <alpha_e>}
 output_folder: !ref results/<seed>
-prompts: !new:does.not.Exist
-    templates: ["so {}"]
+prompts: !new:does.not.Exist {templates: ["so {}"]}
 """
 
 
