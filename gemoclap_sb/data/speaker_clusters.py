@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RECORD, LEFT_OUT = "clusters.json", "left_out.csv"
-COLUMNS = ("ID", "wav", "duration", "spk_id", "cluster")
-"""Strings, but for the duration, float32 in seconds, and the cluster: int32, from 0 for each
-speaker. ``wav`` is as it stands in the manifest."""
+COLUMNS = ("ID", "wav", "spk_id", "cluster")
+"""Strings, but for the cluster: int32, from 0 for each speaker. ``wav`` is as it stands in the
+manifest."""
 
 
 class ClustersError(ValueError):
@@ -44,7 +44,7 @@ def clusters_schema() -> pa.Schema:
     """Describe the columns of a file."""
     import pyarrow as pa
 
-    kinds = (pa.string(), pa.string(), pa.float32(), pa.string(), pa.int32())
+    kinds = (pa.string(), pa.string(), pa.string(), pa.int32())
     return pa.schema(list(zip(COLUMNS, kinds, strict=True)))
 
 
@@ -52,9 +52,9 @@ def write_clusters_file(path: Path, table: pa.Table) -> None:
     """Write a file, whole or not at all; its rows are in order already."""
     import pyarrow as pa
 
-    with atomic_path(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table.combine_chunks())
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        # One chunk, so that a row is found at once.
+        writer.write_table(table.combine_chunks())
 
 
 @dataclass(frozen=True)
