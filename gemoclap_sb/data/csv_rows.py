@@ -188,6 +188,22 @@ def rooted(value: str, data_root: str | os.PathLike) -> str:
     return VARIABLE.sub(lambda match: replaced.get(match[1], match[0]), value)
 
 
+def located(
+    wav: str,
+    folder: str | os.PathLike,
+    data_root: str | os.PathLike | None = None,
+    start: str | os.PathLike | None = None,
+) -> str:
+    """Find the path that a ``wav`` stands for.
+
+    A relative one begins at the manifest's ``folder``, or if there is no such file at ``start``,
+    the current folder by default.
+    """
+    path = wav if data_root is None else rooted(wav, data_root)
+    beside = os.path.join(folder, path)
+    return beside if os.path.exists(beside) else os.path.join(start or os.getcwd(), path)
+
+
 def check_data_root(
     path: Path, count: int, first: str, data_root: str | os.PathLike | None
 ) -> None:

@@ -23,9 +23,9 @@ from gemoclap_sb.data.csv_rows import (
     check_data_root,
     check_header,
     check_is_file,
+    located,
     misfit,
     not_utf_8,
-    rooted,
     summary,
     told,
     unknown_variables,
@@ -114,9 +114,7 @@ class PartedManifest:
         return [Utterance(name, wav, self._path(wav)) for name, wav in found]
 
     def _path(self, wav: str) -> str:
-        path = wav if self.data_root is None else rooted(wav, self.data_root)
-        beside = os.path.join(os.path.dirname(self.path), path)
-        return beside if os.path.exists(beside) else os.path.join(self.start, path)
+        return located(wav, os.path.dirname(self.path), self.data_root, self.start)
 
 
 def cut_manifest(

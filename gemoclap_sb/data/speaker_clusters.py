@@ -12,6 +12,8 @@ and what is held for all rows is where each speaker and each cluster begins.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RECORD, LEFT_OUT = "clusters.json", "left_out.csv"
+PATH = "path"
+"""Key of the record: where the manifest was, from whose folder a relative ``wav`` begins."""
 COLUMNS = ("ID", "wav", "spk_id", "cluster")
 """Strings, but for the cluster: int32, from 0 for each speaker. ``wav`` is as it stands in the
 manifest."""
@@ -104,6 +108,12 @@ class SpeakerClusters:
         """Tell the speaker and the cluster of utterances, numbers of all, int64 each."""
         clusters = np.searchsorted(self.cluster_starts, places, side="right") - 1
         return np.searchsorted(self.speaker_starts, clusters, side="right") - 1, clusters
+
+
+def clusters_digest(clusters: SpeakerClusters) -> str:
+    """Digest of what clusters are of and how they were made; hexadecimal."""
+    told = {key: of for key, of in clusters.record.items() if key != PATH}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def read_clusters(folder: str | os.PathLike) -> SpeakerClusters:

@@ -5,6 +5,11 @@ objective is a module ``(outputs, labels) -> scalar``; it says which ``heads`` a
 it reads.
 """
 
+from gemoclap_sb.objectives.cluster_contrastive import (
+    ClusterContrastiveObjective,
+    EmbeddingOutput,
+    cluster_contrastive_loss,
+)
 from gemoclap_sb.objectives.contrastive import (
     EmoCLAPObjective,
     MultiTaskObjective,
@@ -32,8 +37,10 @@ from gemoclap_sb.objectives.margin_softmax import MarginSoftmaxObjective
 
 __all__ = [
     "ClassifierOutput",
+    "ClusterContrastiveObjective",
     "ContrastiveOutput",
     "CrossEntropyObjective",
+    "EmbeddingOutput",
     "EmoCLAPObjective",
     "FrameCrossEntropyObjective",
     "FrameOutput",
@@ -42,6 +49,7 @@ __all__ = [
     "MultiTaskObjective",
     "SoftLabelObjective",
     "audio_contrastive_loss",
+    "cluster_contrastive_loss",
     "gather_batch",
     "kl_contrastive_loss",
     "label_matrix",

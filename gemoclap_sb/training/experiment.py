@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,16 +153,27 @@ def conduct(run: Run, prepare: Prepare | None = None) -> dict:
     return write_result(run, splits, brain, history, assessment)
 
 
-def open_run(argv: Sequence[str] | None) -> Run:
-    """Read the command line and the YAML, and make the run's folder if it may be used."""
+def check_experiment(settings: Mapping[str, Any], hparams_file: str) -> None:
+    """Refuse a YAML that is no experiment, or that names no data; ExperimentError."""
+    check_complete(settings, hparams_file)
+    check_data(settings)
+
+
+def open_run(
+    argv: Sequence[str] | None,
+    check: Callable[[Mapping[str, Any], str], None] = check_experiment,
+) -> Run:
+    """Read the command line and the YAML, and make the run's folder if it may be used.
+
+    ``check`` refuses settings before anything is made.
+    """
     started = time.monotonic()
     hparams_file, run_opts, typed = parse_arguments(without_launch_flag(argv))
     # Before anything else can fail, so that all processes hear of it.
     run_opts = join_group(run_opts)
     overrides = completed(hparams_file, typed)
     settings = read_settings(hparams_file, overrides)
-    check_complete(settings, hparams_file)
-    check_data(settings)
+    check(settings, hparams_file)
     run_opts = checked_run_options(run_opts, settings)
     if run_opts.debug and run_opts.debug_persistently:
         raise ExperimentError(

@@ -20,12 +20,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gemoclap_sb.data.prompts import Prompts
 from gemoclap_sb.evaluation.assessment import ScoredSet
 from gemoclap_sb.evaluation.metrics import ClassificationMetrics, classification_metrics
-from gemoclap_sb.lobes.cutting import random_crop
 from gemoclap_sb.lobes.normalization import SentenceNormalization
 from gemoclap_sb.objectives.gathering import gather_batch
 from gemoclap_sb.training.brain import DIVERGED, ResumableBrain, Rows, unwrapped
 from gemoclap_sb.training.checkpoints import SELECTED_BY
 from gemoclap_sb.training.gradient_cache import GradientCache, MicroBatches, micro_batch_count
+from gemoclap_sb.training.hearing import check_hearing, heard
 from gemoclap_sb.training.mixup import Mixup
 from gemoclap_sb.training.processes import least_of_all, share_buffers
 from gemoclap_sb.training.settings import ExperimentError
@@ -33,7 +33,6 @@ from gemoclap_sb.training.shared_evaluation import gather_batches, without_ddp
 
 logger = get_logger(__name__)
 
-SAMPLE_RATE = 16000
 SELECTING = ("uar", "war", "loss", "epoch")
 
 
@@ -54,14 +53,12 @@ class GEmoCLAPBrain(ResumableBrain):
 
     def check_options(self) -> None:
         """Refuse values of the optional ``hparams`` that would fail in the middle of training."""
-        selecting, crop = self.selected_by, getattr(self.hparams, "crop_seconds", None)
-        mixup = getattr(self.hparams, "mixup", 0.0)
+        selecting, mixup = self.selected_by, getattr(self.hparams, "mixup", 0.0)
         if selecting not in SELECTING:
             raise ExperimentError(
                 f"select_by: expected one of {', '.join(SELECTING)}, found {selecting!r}."
             )
-        if crop is not None and not (isinstance(crop, int | float) and 0 < crop < math.inf):
-            raise ExperimentError(f"crop_seconds: expected more than 0, or null, found {crop!r}.")
+        check_hearing(self.hparams)
         if not (isinstance(mixup, int | float) and 0 <= mixup < math.inf):
             raise ExperimentError(f"mixup: expected 0 or more, found {mixup!r}.")
         if (size := self.micro_batch_size) is not None:
@@ -133,9 +130,7 @@ class GEmoCLAPBrain(ResumableBrain):
             for name in dict.fromkeys([*self.model.heads, *objective.attributes])
         }
         if stage == sb.Stage.TRAIN:
-            # Resampling and filters in half precision would round the waveforms.
-            with torch.autocast(wavs.device.type, enabled=False):
-                wavs, wav_lens, kept = self._augmented(wavs, wav_lens)
+            wavs, wav_lens, kept = heard(self.hparams, self.model, wavs, wav_lens)
             texts = {name: [of[i] for i in kept] for name, of in texts.items()}
             labels = {name: of[kept.to(of.device)] for name, of in labels.items()}
             if getattr(self.hparams, "mixup", 0.0):
@@ -169,22 +164,6 @@ class GEmoCLAPBrain(ResumableBrain):
         if cache and (torch.isfinite(loss) or self.scaler.is_enabled()):
             cache.backward(self.modules.clap, self.training_ctx, self.no_sync)
         return outputs, loss
-
-    def _augmented(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor, LongTensor]:
-        """Waveforms as training sees them, and of which utterance of the batch each is."""
-        kept = torch.arange(len(wavs))
-        augment = getattr(self.hparams, "wav_augment", None)
-        seconds = getattr(self.hparams, "crop_seconds", None)
-        if augment is not None:
-            wavs, wav_lens = augment(wavs, wav_lens)
-            kept = augment.replicate_labels(kept)
-        if getattr(self.hparams, "random_speed", None) is not None:
-            wavs, wav_lens = self.hparams.random_speed(wavs, wav_lens)
-        if seconds is not None:
-            # Or a crop could be of nothing but silence.
-            wavs, wav_lens = self.model.trim(wavs, wav_lens)
-            wavs, wav_lens = random_crop(wavs, wav_lens, round(seconds * SAMPLE_RATE))
-        return wavs, wav_lens, kept
 
     def compute_objectives(
         self, predictions: tuple[Any, dict], batch: PaddedBatch, stage: sb.Stage

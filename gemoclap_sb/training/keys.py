@@ -14,6 +14,8 @@ from typing import Any
 
 from gemoclap_sb.lobes.speeds import FASTEST, SLOWEST
 from gemoclap_sb.lobes.ssl_options import ATTENTIONS
+from gemoclap_sb.models.cluster_encoder import SPEAKER_TASKS
+from gemoclap_sb.objectives.cluster_contrastive import FORMS, NEGATIVES
 from gemoclap_sb.objectives.divergences import REDUCTIONS, SIMILARITIES
 from gemoclap_sb.objectives.label_matrices import TARGETS
 from gemoclap_sb.objectives.margin_softmax import KINDS
@@ -206,6 +208,17 @@ KEYS: dict[str, Kind] = {
     "margin": number(0),
     "scale": either(NULL, number(above=0, most=1000)),
     "margin_kind": choice(*KINDS),
+    # Clusters of speakers
+    "clusters_folder": PATH,
+    "valid_share": number(above=0, below=1),
+    **dict.fromkeys(("speakers_per_batch", "clusters_per_speaker"), whole(1)),
+    "utterances_per_cluster": whole(2),
+    "batches_per_epoch": either(NULL, whole(1)),
+    "contrast": choice(*FORMS),
+    "negatives": choice(*NEGATIVES),
+    "temperature": number(above=0, most=100),
+    "speaker_task": either(NULL, choice(*filter(None, SPEAKER_TASKS))),
+    "speaker_weight": RATE,
 }
 AS_TYPED = frozenset(key for key, kind in KEYS.items() if kind in (TEXT, PATH, SOURCE))
 """Keys of text: names and paths, which a command line may write as they are."""

@@ -7,7 +7,7 @@ nobody is asked the same twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemoclap_sb.data.corpora.ravdess import MERGED
@@ -67,12 +67,17 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
     return given
 
 
-def check_complete(settings: Mapping[str, Any], hparams_file: str) -> None:
+def check_complete(
+    settings: Mapping[str, Any],
+    hparams_file: str,
+    objects: Sequence[str] = OBJECTS,
+    plain: Sequence[str] = PLAIN,
+) -> None:
     """Refuse a YAML that lacks what every experiment has; ExperimentError."""
-    lacking = [key for key in OBJECTS if not is_object(settings.get(key))]
+    lacking = [key for key in objects if not is_object(settings.get(key))]
     if not is_object((settings.get("modules") or {}).get("clap")):
         lacking.append("modules with clap")
-    lacking += [key for key in PLAIN if key not in settings]
+    lacking += [key for key in plain if key not in settings]
     if lacking:
         raise ExperimentError(
             f"{hparams_file} has no {', '.join(lacking)}, which an experiment is made of; see "

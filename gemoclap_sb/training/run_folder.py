@@ -162,7 +162,7 @@ def bind_data(
 def _other_data(before: Mapping[str, Mapping], data: Mapping[str, Mapping]) -> str:
     """Say which splits differ, and how."""
     found = []
-    for split in SPLITS:
+    for split in data:
         was, now = before[split], data[split]
         if was["rows"] != now["rows"]:
             found.append(f"{split} (had {was['rows']} rows, now {now['rows']})")
