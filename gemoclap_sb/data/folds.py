@@ -164,7 +164,7 @@ def prepare_manifest(
         # As the manifest has them: some are read as numbers, paths or names.
         folds = {cells["ID"]: fold_of[cells[fold_column]] for cells in cells_of}
         left_out = {cells["ID"]: {**cells, "duration": 0.0} for cells in cells_of}
-        return [_row(name, of, root, folds[name]) for name, of in (left_out | rows).items()]
+        return [manifest_row(name, of, root, folds[name]) for name, of in (left_out | rows).items()]
 
     return prepare_fold(
         save_folder,
@@ -178,7 +178,7 @@ def prepare_manifest(
     )
 
 
-def _row(name: str, cells: Mapping[str, Any], root: Path, fold: int) -> dict[str, Any]:
+def manifest_row(name: str, cells: Mapping[str, Any], root: Path, fold: int) -> dict[str, Any]:
     """Complete a manifest's row for the manifests of a fold."""
     wav = Path(os.path.abspath(cells["wav"]))
     inside = wav.is_relative_to(root)
@@ -189,7 +189,7 @@ def _row(name: str, cells: Mapping[str, Any], root: Path, fold: int) -> dict[str
         "wav": f"$data_root/{wav.relative_to(root).as_posix()}" if inside else str(wav),
         "spk_id": cells.get("spk_id", ""),
         "gender": cells.get("gender", ""),
-        "emotion": cells["emotion"],
+        "emotion": cells.get("emotion", ""),
         "session": str(fold),
         "transcript": clean_text(cells.get("transcript", "")),
         **{key: clean_text(value) for key, value in further.items()},

@@ -13,6 +13,7 @@ and what is held for all rows is where each speaker and each cluster begins.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,8 @@ def clusters_digest(clusters: SpeakerClusters) -> str:
 
 def read_clusters(folder: str | os.PathLike) -> SpeakerClusters:
     """Open a folder of clusters; ClustersError if it is not one, or not finished."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ClustersError("pyarrow is not installed: pip install 'gemoclap_sb[parquet]'.")
     import pyarrow as pa
 
     folder = Path(folder)
@@ -142,6 +145,16 @@ def read_clusters(folder: str | os.PathLike) -> SpeakerClusters:
             f"{folder} is damaged ({error}): delete it and cluster again."
         ) from error
     return _indexed(record, tables)
+
+
+def utterances_of(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
+    """Read ``wav`` and ``spk_id`` of all utterances by ID; ClustersError as of `read_clusters`."""
+    names = ("ID", "wav", "spk_id")
+    return {
+        name: {"wav": wav, "spk_id": speaker}
+        for table in read_clusters(folder).tables
+        for name, wav, speaker in zip(*(table.column(of).to_pylist() for of in names), strict=True)
+    }
 
 
 def _indexed(record: Mapping[str, Any], tables: Sequence[pa.Table]) -> SpeakerClusters:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -71,6 +72,30 @@ def stratified_split(
         [row for row in rows if row["ID"] not in chosen],
         [row for row in rows if row["ID"] in chosen],
     )
+
+
+def share_of_each_class(
+    rows: Mapping[str, Row], share: float, key: str, seed: int
+) -> dict[str, Row]:
+    """Keep a share of the rows, the same of each class to within one row, and one at least.
+
+    Which rows are kept of a class depends on the seed, their IDs and nothing else: a smaller share
+    is part of a larger one. ``rows`` are by ID, and stay in their order.
+
+    Examples
+    --------
+    >>> rows = {f"{emotion}{n}": {"emotion": emotion} for emotion in "ab" for n in range(4)}
+    >>> [len(share_of_each_class(rows, share, "emotion", seed=1)) for share in (0.1, 0.5, 1.0)]
+    [2, 4, 8]
+    """
+    of_class: dict[str, list[str]] = defaultdict(list)
+    for name, row in rows.items():
+        of_class[str(row[key])].append(name)
+    kept: set[str] = set()
+    for names in of_class.values():
+        names.sort(key=lambda name: sha256(f"{seed} {name}".encode()).digest())
+        kept.update(names[: max(1, round(share * len(names)))])
+    return {name: row for name, row in rows.items() if name in kept}
 
 
 def _deal(

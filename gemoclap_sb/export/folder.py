@@ -35,6 +35,7 @@ from gemoclap_sb.export.averaging import averaged
 from gemoclap_sb.export.model_card import model_card, template
 from gemoclap_sb.export.trained import ExportError, Model, load_trained
 from gemoclap_sb.files import atomic_folder, read_json, write_json, write_text
+from gemoclap_sb.lobes.encoder_folders import write_encoder
 from gemoclap_sb.models.building import CONFIG, members_of
 from gemoclap_sb.models.class_layer import class_rows
 from gemoclap_sb.models.configuration import (
@@ -145,6 +146,39 @@ def export(
     for path in dict.fromkeys(sum(map(foreign_paths, members_of(config["model"])), [])):
         logger.warning("Loading %s needs %s, which stays on this machine.", out_folder, path)
     logger.info("Exported %s to %s", ", ".join(map(str, checkpoints)), out_folder)
+    return out_folder
+
+
+def export_encoder(run_folder: str | os.PathLike, out_folder: str | os.PathLike) -> Path:
+    """Write the audio encoder of a run's best model, for others to name as their ``audio_source``.
+
+    In ``encoder/`` of the run's folder it is found by the name of the run, and tells those who
+    begin from it what it has heard. Stock transformers reads an encoder of its own kinds.
+
+    Parameters
+    ----------
+    run_folder : str or os.PathLike
+        As of `export`.
+    out_folder : str or os.PathLike
+        The folder to write; it must not be there.
+
+    Returns
+    -------
+    Path
+        ``out_folder``.
+
+    Raises
+    ------
+    ExportError
+        As of `export`; or if the encoder has an adapter, or is another package's.
+    """
+    out_folder = Path(out_folder)
+    _check_out_folder(out_folder, overwrite=False)
+    _, model, _ = load_trained(run_folder)
+    try:
+        write_encoder(model.audio_encoder, out_folder)
+    except ValueError as error:
+        raise ExportError(f"{run_folder} cannot be exported: {error}.") from error
     return out_folder
 
 

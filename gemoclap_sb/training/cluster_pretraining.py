@@ -42,8 +42,8 @@ from gemoclap_sb.training.audio_source import load_audio_source, load_pretrained
 from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.cluster_brain import ClusterBrain
 from gemoclap_sb.training.endings import exit_status
-from gemoclap_sb.training.experiment import Run, open_run
 from gemoclap_sb.training.hearing import check_hearing
+from gemoclap_sb.training.opening import Run, open_run
 from gemoclap_sb.training.overrides import check_complete
 from gemoclap_sb.training.processes import is_group, on_main
 from gemoclap_sb.training.resources import told_resources

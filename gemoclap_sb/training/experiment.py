@@ -8,104 +8,39 @@ else.
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
 import torch
-from filelock import BaseFileLock
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
-from speechbrain.utils.run_opts import RunOptions
 
-from gemoclap_sb.data.contents import (
-    check_overlaps,
-    left_out_rows,
-    rows_digest,
-    same_rows,
-    unlearnt_classes,
-)
-from gemoclap_sb.data.datasets import AudioCache, build_dataset
-from gemoclap_sb.data.labels import label_encoders
-from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.evaluation.assessment import assess
 from gemoclap_sb.evaluation.predictions import Predictions
 from gemoclap_sb.evaluation.uncertainty import NO_INTERVALS
-from gemoclap_sb.files import clear_leftovers, kept_on_error
 from gemoclap_sb.models.configuration import write_run_config
 from gemoclap_sb.training.agreement import add_classifiers
-from gemoclap_sb.training.audio_source import load_audio_source, load_pretrained, source_notes
+from gemoclap_sb.training.audio_source import load_audio_source, load_pretrained
 from gemoclap_sb.training.brain import ResumableBrain
 from gemoclap_sb.training.checkpoint_files import weights_digest
-from gemoclap_sb.training.command_line import checked_run_options, parse_arguments
 from gemoclap_sb.training.endings import exit_status
-from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
-from gemoclap_sb.training.launch import join_group, without_launch_flag
-from gemoclap_sb.training.locks import lock_folder
-from gemoclap_sb.training.overrides import check_complete, completed
-from gemoclap_sb.training.processes import is_group, on_main, place
+from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain
+from gemoclap_sb.training.opening import Run, open_run
+from gemoclap_sb.training.processes import is_group, on_main
 from gemoclap_sb.training.resources import told_resources
 from gemoclap_sb.training.results import DEBUG, UNFINISHED, check_result, record_run, write_files
 from gemoclap_sb.training.run_folder import (
     EARLIER_STAGES,
-    bind_data,
-    check_settings,
     is_finished,
-    learning_options,
-    recorded_processes,
 )
-from gemoclap_sb.training.settings import ExperimentError, read_settings
-from gemoclap_sb.training.split_manifests import Prepare, check_data, find_manifests, read_splits
+from gemoclap_sb.training.settings import ExperimentError
+from gemoclap_sb.training.split_manifests import Prepare
+from gemoclap_sb.training.splits import Splits, load_splits
 
-# Ways to validate by which it is meant that validation and test are the same.
-TESTED_TOO = ("test", "development", "untested")
-MANIFESTS = "manifests"
 History = Sequence[Mapping[str, float]]
 Assessment = tuple[Predictions, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """An experiment that may begin: its YAML, loaded, its options, and its folder.
-
-    ``lock`` is the main process's alone.
-    """
-
-    hparams_file: str
-    hparams: dict[str, Any]
-    run_opts: RunOptions
-    folder: Path
-    started: float
-    options: dict[str, Any]
-    settings: dict[str, Any]
-    lock: BaseFileLock | None
-
-    def close(self) -> None:
-        """Let others into the folder; the end of the process does so too."""
-        if self.lock is not None:
-            self.lock.release()
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Rows and datasets by split; how validation was chosen, and what a report must say.
-
-    ``left_out`` has the IDs of rows whose audio cannot be used, ``contents`` the digests of rows.
-    """
-
-    rows: dict[str, dict[str, dict]]
-    datasets: dict[str, DynamicItemDataset]
-    validation: str | None
-    notes: list[str]
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def main(prepare: Prepare | None = None, argv: Sequence[str] | None = None) -> int:
@@ -151,134 +86,6 @@ def conduct(run: Run, prepare: Prepare | None = None) -> dict:
     brain = build_brain(run)
     history, assessment = fit_and_test(brain, splits)
     return write_result(run, splits, brain, history, assessment)
-
-
-def check_experiment(settings: Mapping[str, Any], hparams_file: str) -> None:
-    """Refuse a YAML that is no experiment, or that names no data; ExperimentError."""
-    check_complete(settings, hparams_file)
-    check_data(settings)
-
-
-def open_run(
-    argv: Sequence[str] | None,
-    check: Callable[[Mapping[str, Any], str], None] = check_experiment,
-) -> Run:
-    """Read the command line and the YAML, and make the run's folder if it may be used.
-
-    ``check`` refuses settings before anything is made.
-    """
-    started = time.monotonic()
-    hparams_file, run_opts, typed = parse_arguments(without_launch_flag(argv))
-    # Before anything else can fail, so that all processes hear of it.
-    run_opts = join_group(run_opts)
-    overrides = completed(hparams_file, typed)
-    settings = read_settings(hparams_file, overrides)
-    check(settings, hparams_file)
-    run_opts = checked_run_options(run_opts, settings)
-    if run_opts.debug and run_opts.debug_persistently:
-        raise ExperimentError(
-            "--debug_persistently would leave checkpoints of a few batches where a run has its "
-            "own. Leave it out."
-        )
-    processes = place()[1]
-    options = {"processes": processes, **learning_options(run_opts, settings)}
-    folder = Path(settings["output_folder"])
-    lock: BaseFileLock | None = None
-
-    def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
-        return read_settings(hparams_file, completed(hparams_file, {**typed, **given}))
-
-    def claim() -> tuple[dict[str, Any], dict[str, Any]]:
-        nonlocal lock
-        lock = lock_folder(folder)
-        try:
-            for written in (folder, folder / MANIFESTS):
-                clear_leftovers(written)
-            if run_opts.test_only:
-                # What evaluates may be another number than what has trained.
-                options["processes"] = recorded_processes(folder) or processes
-            return options, check_settings(folder, settings, options, resolve)
-        except OSError as error:
-            raise ExperimentError(f"--output_folder: {error}") from error
-
-    try:
-        options, recorded = on_main(claim)
-        with open(hparams_file, encoding="utf-8") as stream:
-            try:
-                hparams = load_hyperpyyaml(stream, overrides)
-            except (TypeError, ValueError, OSError, ImportError, AttributeError) as error:
-                said = ": ".join(map(str, error.args))
-                raise ExperimentError(f"{hparams_file}: {said or error}") from error
-        try:
-            sb.create_experiment_directory(folder, hparams_file, overrides)
-            if lock:
-                _keep_script(folder)
-        except OSError as error:
-            raise ExperimentError(f"--output_folder: {error}") from error
-        return Run(hparams_file, hparams, run_opts, folder, started, options, recorded, lock)
-    except BaseException:
-        if lock:
-            lock.release()
-        raise
-
-
-def load_splits(run: Run, prepare: Prepare | None = None, labels: Sequence[str] = ()) -> Splits:
-    """Find or prepare the manifests, check them, and make the datasets and label encoders.
-
-    ``labels`` are wanted beside those that the model, the objective and the prompts read.
-    """
-    hparams = run.hparams
-    columns = needed_labels(hparams["modules"]["clap"], hparams["objective"], hparams["prompts"])
-    columns = list(dict.fromkeys([*columns, *labels]))
-    # By one process: the others would read the header of every recording again.
-    found, paths = on_main(_find_splits, run, prepare, columns)
-    rows = found["rows"]
-    hparams["label_encoders"] = label_encoders(columns, hparams["prompts"].words, rows.values())
-    limit = hparams.get("cache_gib")
-    cache = AudioCache(limit) if limit else None
-    datasets = {
-        split: build_dataset(
-            rows[split], hparams["label_encoders"], manifest=paths[split], cache=cache
-        )
-        for split in SPLITS
-    }
-    return Splits(datasets=datasets, **found)
-
-
-def _find_splits(
-    run: Run, prepare: Prepare | None, columns: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Give what `Splits` has beside datasets, checked, and the manifests' paths."""
-    hparams = run.hparams
-    with kept_on_error(run.folder / MANIFESTS):
-        manifests = find_manifests(hparams, prepare, columns)
-        rows = read_splits(manifests, hparams, columns)
-        contents = {
-            split: {"rows": len(of), "sha256": rows_digest(of, manifests["data_root"])}
-            for split, of in rows.items()
-        }
-        bind_data(run.folder, run.settings, contents)
-    paths = {split: str(manifests[f"{split}_csv"]) for split in SPLITS}
-    validation, notes = manifests["validation"], list(manifests["notes"])
-    if validation not in TESTED_TOO and same_rows(rows["valid"], rows["test"]):
-        validation = "test"
-    notes += check_overlaps(rows, paths, validation, notes)
-    notes += source_notes(hparams, rows)
-    if manifests["validation"] is None:
-        # Of manifests that were prepared, the preparation says so.
-        notes += unlearnt_classes(rows, hparams["modules"]["clap"].heads[0])
-    left_out = left_out_rows(paths, rows, manifests.get("left_out", {}))
-    notes += [
-        f"Left out of {split}, their audio being unusable: {len(ids)}, first {ids[0]}."
-        for split, ids in left_out.items()
-    ]
-    return {
-        "rows": rows,
-        "validation": validation,
-        "notes": notes,
-        "left_out": left_out,
-        "contents": contents,
-    }, paths
 
 
 def build_brain(run: Run) -> GEmoCLAPBrain:
@@ -400,12 +207,3 @@ def write_result(
         # Left to the interpreter's end, the group's threads can abort a process.
         torch.distributed.destroy_process_group()
     return result
-
-
-def _keep_script(folder: Path) -> None:
-    """Keep the recipe's script beside its YAML; SpeechBrain keeps this module in its place."""
-    (folder / Path(__file__).name).unlink(missing_ok=True)
-    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__.py")
-    # Of a program that runs by its package's name there is no script.
-    if script.suffix == ".py" and script.name != "__main__.py":
-        shutil.copy(script, folder)

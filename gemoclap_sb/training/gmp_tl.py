@@ -50,19 +50,16 @@ from gemoclap_sb.training.checkpoint_files import weights_digest
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer, History
 from gemoclap_sb.training.endings import exit_status
 from gemoclap_sb.training.experiment import (
-    Run,
-    Splits,
     build_brain,
     conduct,
     fit,
     fit_and_test,
-    load_splits,
-    open_run,
     write_result,
 )
 from gemoclap_sb.training.frame_brain import FrameBrain
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain
 from gemoclap_sb.training.keys import STAGES
+from gemoclap_sb.training.opening import Run, open_run
 from gemoclap_sb.training.processes import on_main
 from gemoclap_sb.training.pseudo_labels import (
     LABELLED,
@@ -75,6 +72,7 @@ from gemoclap_sb.training.resources import told_resources
 from gemoclap_sb.training.run_folder import STAGE_RECORD
 from gemoclap_sb.training.settings import ExperimentError
 from gemoclap_sb.training.split_manifests import Prepare
+from gemoclap_sb.training.splits import Splits, load_splits
 from gemoclap_sb.training.stage_folders import (
     ENCODER_WEIGHTS,
     PSEUDO_LABELS,

@@ -128,6 +128,7 @@ KEYS: dict[str, Kind] = {
     # Data
     **dict.fromkeys(("data_folder", "ravdess_folder", "nemo_folder"), PATH),
     **dict.fromkeys(("train_csv", "valid_csv", "test_csv", "manifest", "words"), PATH),
+    "speakers_csv": PATH,
     "fold_column": TEXT,
     "protocol": TEXT,
     "fold": whole(1),
@@ -137,6 +138,7 @@ KEYS: dict[str, Kind] = {
     "valid_speakers": either(whole(1), several(either(TEXT, whole(0)), "[anna, bob]")),
     "select_by": choice(*SELECTING),
     "skip_bad_audio": FLAG,
+    "train_share": number(above=0, most=1),
     "merge_calm": FLAG,
     "classes": either(NULL, NAMES),
     "prepare_options": MAPPING,

@@ -14,6 +14,7 @@ from gemoclap_sb.data.corpora.ravdess import MERGED
 from gemoclap_sb.data.folds import VALIDATIONS
 from gemoclap_sb.training.keys import OBJECTS, PLAIN, check_keys, named
 from gemoclap_sb.training.own_manifest import with_manifest
+from gemoclap_sb.training.own_speakers import with_speakers
 from gemoclap_sb.training.references import read_references
 from gemoclap_sb.training.settings import (
     ExperimentError,
@@ -30,7 +31,8 @@ _CONTRASTIVE = ("EmoCLAPObjective", "MultiTaskObjective", "SoftLabelObjective")
 def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any]) -> dict:
     """Check the keys of an experiment, and add the overrides that follow from them.
 
-    From a ``manifest`` follow words, heads and number of folds; from ``merge_calm`` the classes
+    From a ``manifest`` follow words, heads and number of folds; from ``speakers_csv`` the classes,
+    which are its speakers; from ``merge_calm`` the classes
     without calm; from the classes ``num_classes``. ExperimentError says in one line what does not
     fit.
     """
@@ -47,7 +49,10 @@ def completed(hparams_file: str | os.PathLike, overrides: str | Mapping[str, Any
         )
     if "validation" in given:
         _check_validation(given["validation"], path)
-    if settings.get("manifest") or given.keys() & {"fold_column", "words"}:
+    if settings.get("speakers_csv"):
+        given = with_speakers(given, settings)
+        settings = read_settings(path, given)
+    elif settings.get("manifest") or given.keys() & {"fold_column", "words"}:
         given = with_manifest(path, given)
         settings = read_settings(path, given)
     else:

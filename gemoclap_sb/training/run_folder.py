@@ -26,11 +26,13 @@ from speechbrain.utils.run_opts import RunOptions
 from gemoclap_sb.data.contents import rows_digest
 from gemoclap_sb.data.manifests import read_cells
 from gemoclap_sb.data.preparation import RECORD, SPLITS
+from gemoclap_sb.data.speaker_clusters import ClustersError, utterances_of
 from gemoclap_sb.files import file_digest, read_json, write_json
 from gemoclap_sb.training.differing import roots, spelled_out
 from gemoclap_sb.training.settings import ExperimentError, is_object
 
 SETTINGS, METRICS, RUN = "settings.json", "metrics.json", "run.json"
+MANIFESTS = "manifests"
 # Trainings before the one whose result the run is, in folders of their own.
 EARLIER_STAGES = ("warm_up", "stage_one")
 STAGE_RECORD = "stage.json"
@@ -183,6 +185,9 @@ def _recordable(settings: Mapping[str, Any], options: Mapping[str, Any] | None) 
     else:
         # A run begun before there were these keys goes on.
         kept = {key: of for key, of in kept.items() if key not in ("manifest", "fold_column")}
+    if kept.get("train_share") == 1:
+        # All of it, as before there was that key.
+        del kept["train_share"]
     for stage in EARLIER_STAGES:
         if isinstance(section := kept.get(stage), dict):
             inner = {key: of for key, of in section.items() if key not in ("modules", "pretrainer")}
@@ -228,10 +233,16 @@ def is_finished(folder: str | os.PathLike) -> bool:
 def recorded_manifest(folder: str | os.PathLike, split: str = "test") -> dict[str, dict[str, str]]:
     """Read again, by ID, the rows that a run has used, without a look at their audio.
 
+    Of a pretraining over clusters all that it may have drawn, under ``wav`` and ``spk_id``.
     ExperimentError if the manifest is gone.
     """
     recorded = Path(folder) / SETTINGS
     settings = read_json(recorded) if recorded.is_file() else {}
+    if clusters := settings.get("clusters_folder"):
+        try:
+            return utterances_of(clusters)
+        except ClustersError as error:
+            raise ExperimentError(f"the run's clusters cannot be read: {error}") from error
     path = Path(settings.get(f"{split}_csv") or Path(folder) / "manifests" / f"{split}.csv")
     try:
         # As SpeechBrain reads it.

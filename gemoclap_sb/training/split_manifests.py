@@ -13,6 +13,7 @@ from gemoclap_sb.data.csv_rows import MissingColumnError
 from gemoclap_sb.data.manifests import LabelError, read_manifest
 from gemoclap_sb.data.preparation import SPLITS
 from gemoclap_sb.training.own_manifest import EMOTION_ALONE, LABELS, manifest_preparation
+from gemoclap_sb.training.own_speakers import speakers_preparation
 from gemoclap_sb.training.resources import FULL
 from gemoclap_sb.training.settings import ExperimentError, told_permissions
 
@@ -23,7 +24,7 @@ Prepare = Callable[..., Mapping]
 def check_data(settings: Mapping[str, Any]) -> None:
     """Refuse settings that name no data, or data that are not there; ExperimentError.
 
-    A ``manifest`` has been read before.
+    A ``manifest`` or ``speakers_csv`` has been read before.
     """
     given = {f"--{split}_csv": settings.get(f"{split}_csv") for split in SPLITS}
     if any(given.values()):
@@ -34,8 +35,10 @@ def check_data(settings: Mapping[str, Any]) -> None:
         for key, path in given.items():
             if not Path(path).is_file():
                 raise ExperimentError(f"{key}: no file {path} (seen from {Path.cwd()}).")
-    if any(given.values()) or settings.get("manifest"):
+    if any(given.values()) or settings.get("manifest") or settings.get("speakers_csv"):
         return
+    if "speakers_csv" in settings:
+        raise ExperimentError("no data: give --speakers_csv, a manifest with a column spk_id.")
     options = settings.get("prepare_options") or {}
     corpora = {key: of for key, of in options.items() if key.endswith("_folder")}
     places = corpora or {"data_folder": settings.get("data_folder")}
@@ -65,6 +68,8 @@ def find_manifests(hparams: Mapping, prepare: Prepare | None, columns: Sequence[
         return {**given, "data_root": data_folder, "validation": None, "notes": []}
     if hparams.get("manifest"):
         return _prepared(hparams, *manifest_preparation(hparams, columns))
+    if hparams.get("speakers_csv"):
+        return _prepared(hparams, *speakers_preparation(hparams))
     if prepare is None or not data_folder:
         raise ExperimentError(no_data())
     if "make_corpus" in hparams:

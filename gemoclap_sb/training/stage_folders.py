@@ -9,12 +9,13 @@ from typing import Any
 from gemoclap_sb.data.label_store import INDEX
 from gemoclap_sb.lobes.encoder_folders import encoder_description
 from gemoclap_sb.training.differing import spelled_out
-from gemoclap_sb.training.experiment import Run, Splits
 from gemoclap_sb.training.keys import STAGES
+from gemoclap_sb.training.opening import Run
 from gemoclap_sb.training.pseudo_labels import LABELLED, LabelOptions
 from gemoclap_sb.training.references import read_references
 from gemoclap_sb.training.run_folder import EARLIER_STAGES, STAGE_RECORD, read_record
 from gemoclap_sb.training.settings import ExperimentError
+from gemoclap_sb.training.splits import Splits
 
 WARM_UP, PSEUDO_LABELS, STAGE_ONE, STAGE_TWO = STAGES
 ENCODER_WEIGHTS = "audio_encoder.ckpt"
