@@ -123,7 +123,12 @@ def _labels(manifest: str, column: str) -> dict[str, str]:
 
 def _table(summary: dict[str, Any]) -> Iterator[str]:
     """Lay the means out for the terminal."""
-    from gemoclap_sb.evaluation.cluster_agreement_report import TITLES, interval_text, p_text
+    from gemoclap_sb.evaluation.cluster_agreement_report import (
+        TITLES,
+        interval_text,
+        number_text,
+        p_text,
+    )
 
     speakers, alpha = summary["speakers"], summary["alpha"]
     columns = [
@@ -138,9 +143,9 @@ def _table(summary: dict[str, Any]) -> Iterator[str]:
     rows = [
         [
             TITLES[name],
-            found["mean"],
+            number_text(found["mean"]),
             interval_text(found["interval"]) or None,
-            found["shuffled"],
+            number_text(found["shuffled"]),
             interval_text(found["shuffled_interval"]),
             p_text(found["p"]),
             f"{found['speakers_with_p_below_alpha']} of {speakers}",
@@ -156,7 +161,7 @@ def _write(folder: Path, found: ClusterAgreement, record: dict[str, Any]) -> Non
     from gemoclap_sb.files import write_json, write_text
 
     table, text, figures, picture, of_clusters = (folder / name for name in FILES)
-    title = f"Clusters of speakers, and {record['column']}"
+    title = f"How far speakers' clusters follow {record['column']}"
     rows = list(map(output.rounded, agreement_rows(found)))
     with writing(table):
         lines = output.csv_lines(list(rows[0]), (row.values() for row in rows))
@@ -164,7 +169,7 @@ def _write(folder: Path, found: ClusterAgreement, record: dict[str, Any]) -> Non
     with writing(picture):
         draw_agreement(found, picture, title)
     with writing(of_clusters):
-        draw_clusters(found, of_clusters, f"{record['column']} in each cluster")
+        draw_clusters(found, of_clusters, f"What clusters hold: {record['column']}")
     pictures = [("Measured, and shuffled", picture.name), ("Each cluster", of_clusters.name)]
     with writing(text):
         write_text(text, agreement_markdown(found, title, pictures))

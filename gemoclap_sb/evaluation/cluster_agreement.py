@@ -102,7 +102,7 @@ class MeasuredAgreement:
     shuffled, shuffled_low, shuffled_high : np.ndarray
         Mean of the shuffled, and the ends of the interval that has 95 % of them.
     p : np.ndarray
-        (1 + how many of the shuffled were as high) / (1 + shuffles).
+        (1 + how many of the shuffled were at least as high) / (1 + shuffles).
     mean : float
         Of the values.
     interval : tuple of float or None

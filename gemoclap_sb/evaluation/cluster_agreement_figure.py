@@ -14,7 +14,7 @@ from gemoclap_sb.evaluation.cluster_agreement import (
     MeasuredAgreement,
     SpeakerTable,
 )
-from gemoclap_sb.evaluation.cluster_agreement_report import ALPHA, p_text
+from gemoclap_sb.evaluation.cluster_agreement_report import ALPHA, number_text, p_text
 from gemoclap_sb.evaluation.figures import (
     INK,
     PALE,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MOST_NAMED, MOST_SPEAKERS = 40, 24
 """Speakers that have a row each, and a panel each."""
 BAND = "#cfd8e0"
-_BAND_LABEL, _MEAN_LABEL = "95 % of the shuffled", "95 % interval of the mean"
+_BAND_LABEL, _MIDDLE_LABEL = "95 % of the shuffled", "mean of the shuffled"
 _NAMES = {
     "nmi": "normalised mutual information",
     "ari": "adjusted Rand index",
@@ -43,7 +43,7 @@ _LABEL_COLOURS = (
     "#c98bb9", "#8d6e53",
 )  # fmt: skip
 _OTHERS, _OTHERS_COLOUR = "others", "#c3cbd3"
-_LONGEST_NAME = 20
+_LONGEST_NAME, _PANELS_IN_A_ROW, _MOST_BANDS = 20, 6, 100
 
 
 def draw_agreement(agreement: ClusterAgreement, path: str | Path, title: str) -> Path:
@@ -83,8 +83,8 @@ def draw_clusters(agreement: ClusterAgreement, path: str | Path, title: str) -> 
     if len(order) > MOST_SPEAKERS:
         shown = order[np.linspace(0, len(order) - 1, MOST_SPEAKERS).round().astype(int)]
     colours = _label_colours(agreement)
-    columns = min(6, len(shown))
-    rows = -(-len(shown) // columns)
+    rows = -(-len(shown) // _PANELS_IN_A_ROW)
+    columns = -(-len(shown) // rows)
     figure = new_figure(max(5.0, 2.0 * columns + 0.6), 1.9 * rows + 1.5)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, i in zip(panels, shown, strict=False):
@@ -97,20 +97,21 @@ def draw_clusters(agreement: ClusterAgreement, path: str | Path, title: str) -> 
 
     handles = [Patch(facecolor=colour) for colour in colours.values()]
     named = [_short(label) for label in colours]
+    of = f"{len(shown)} of {len(order)} speakers, by NMI. " if len(order) > len(shown) else ""
     legend = figure.legend(
         handles,
         named,
+        title=f"{of}Left: all utterances; then the clusters, as wide as each has utterances",
+        title_fontsize=9,
         loc="outside lower center",
-        ncols=min(len(named), max(2, columns + 1)),
+        ncols=min(len(named), columns + 1),
         frameon=False,
         labelcolor=INK,
     )
+    legend.get_title().set_color(PALE)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    of = f", {len(shown)} of {len(order)} speakers" if len(order) > len(shown) else ""
-    explained = f"left: all utterances; then a cluster each, as wide as it has utterances{of}"
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold", parse_math=False)
-    figure.supxlabel(explained, color=PALE, fontsize=9)
     return save_figure(figure, path)
 
 
@@ -127,17 +128,26 @@ def _draw_rows(agreement: ClusterAgreement, title: str) -> Figure:
         high = np.array([ends[1], *found.shuffled_high[order]])
         middle = np.array([found.mean_shuffled, *found.shuffled[order]])
         at = np.array([0.0, *places])
-        axes.barh(at, high - low, 0.62, low, color=BAND, label=_BAND_LABEL)
-        axes.vlines(middle, at - 0.31, at + 0.31, "white", linewidth=1.4)
+        # The edge keeps a narrow band in sight.
+        band = {"color": BAND, "edgecolor": BAND, "linewidth": 1.5, "label": _BAND_LABEL}
+        axes.barh(at, high - low, 0.6, low, **band)
+        axes.vlines(middle, at - 0.3, at + 0.3, PALE, linewidth=1.4, label=_MIDDLE_LABEL)
+        own = {"color": UAR_COLOUR, "markeredgecolor": INK, "ecolor": INK, "elinewidth": 1.8}
+        error = None
         if found.interval is not None:
-            axes.hlines(0, *found.interval, color=INK, linewidth=1.8, zorder=3, label=_MEAN_LABEL)
-        axes.plot(found.mean, 0, "D", color=UAR_COLOUR, markeredgecolor=INK, zorder=4)
+            error = [[found.mean - found.interval[0]], [found.interval[1] - found.mean]]
+            own["label"] = "mean, and its 95 % interval"
+        axes.errorbar(found.mean, 0, xerr=error, fmt="D", zorder=4, **own)
         values, clear = found.values[order], found.p[order] < ALPHA
         dots = {"linestyle": "none", "marker": "o", "markersize": 7, "color": WAR_COLOUR}
         axes.plot(values[clear], places[clear], label=f"measured, p < {ALPHA:g}", **dots)
         dots |= {"markerfacecolor": "white", "markeredgewidth": 1.5}
         axes.plot(values[~clear], places[~clear], label=f"measured, p ≥ {ALPHA:g}", **dots)
         axes.axhline(0.7, color=PALE, linewidth=0.8)
+        everything = np.concatenate([low, high, values, found.interval or ()])
+        # Bands would begin at the axis otherwise.
+        room = 0.04 * np.ptp(everything)
+        axes.set_xlim(everything.min() - room, everything.max() + room)
         _name_panel(axes, name, found)
         tidy(axes)
         axes.grid(axis="y", visible=False)
@@ -157,25 +167,31 @@ def _draw_ranks(agreement: ClusterAgreement, title: str) -> Figure:
     figure = new_figure(11, 10)
     grid = figure.subplots(len(MEASURES), 2, width_ratios=[5, 1], sharey="row")
     places = np.arange(1, speakers + 1)
+    bands = min(speakers, _MOST_BANDS)
+    label = _BAND_LABEL
+    if bands < speakers:
+        # Of every speaker, they would be a thicket.
+        label += f", ends averaged over {round(speakers / bands)} neighbours"
     for (axes, beside), (name, found) in zip(grid, agreement.measures.items(), strict=True):
         order = np.argsort(-found.values, kind="stable")
-        low, high = found.shuffled_low[order], found.shuffled_high[order]
-        # A band each, without gaps between them.
-        axes.bar(places, high - low, 1.0, low, color=BAND, linewidth=0, label=_BAND_LABEL)
+        low, high = (
+            np.array([of[group].mean() for group in np.array_split(order, bands)])
+            for of in (found.shuffled_low, found.shuffled_high)
+        )
+        edges = np.linspace(0.5, speakers + 0.5, bands + 1)
+        axes.stairs(high, edges, baseline=low, fill=True, color=BAND, label=label)
         dots = {"linestyle": "none", "marker": "o", "color": WAR_COLOUR}
         dots["markersize"] = float(np.clip(600 / speakers, 1.5, 5))
         axes.plot(places, found.values[order], label="measured", **dots)
-        axes.axhline(found.mean, color=UAR_COLOUR, linewidth=1.6, label="mean of the measured")
-        line = {"color": PALE, "linewidth": 1.4, "linestyle": "--"}
-        axes.axhline(found.mean_shuffled, label="mean of the shuffled", **line)
+        for each in (axes, beside):
+            each.axhline(found.mean, color=UAR_COLOUR, linewidth=1.6, label="mean of the measured")
+            line = {"color": PALE, "linewidth": 1.4, "linestyle": "--", "zorder": 3}
+            each.axhline(found.mean_shuffled, label=_MIDDLE_LABEL, **line)
         axes.set_xlim(0, speakers + 1)
-        axes.set_xlabel(f"speakers, by {_NAMES[name]}", color=INK)
-        both = np.concatenate([found.values, found.shuffled])
-        bins = np.linspace(both.min(), both.max() + 1e-6, 41)
-        bars = {"bins": bins, "orientation": "horizontal"}
-        beside.hist(found.shuffled, color=PALE, alpha=0.45, **bars)
-        beside.hist(found.values, color=WAR_COLOUR, alpha=0.75, **bars)
-        beside.set_xlabel("speakers", color=INK)
+        axes.set_xlabel("speakers, from the highest to the lowest", color=INK)
+        beside.hist(found.values, bins=30, orientation="horizontal", color=WAR_COLOUR, alpha=0.75)
+        beside.set_xlabel("how many speakers", color=INK)
+        beside.locator_params(axis="x", integer=True, nbins=4)
         clear = int((found.p < ALPHA).sum())
         _name_panel(axes, name, found, f"; p < {ALPHA:g} for {clear} of {speakers} speakers")
         for each in (axes, beside):
@@ -185,15 +201,17 @@ def _draw_ranks(agreement: ClusterAgreement, title: str) -> Figure:
 
 
 def _name_panel(axes: Axes, name: str, found: MeasuredAgreement, more: str = "") -> None:
-    figures = f"mean {found.mean:.3f}, shuffled {found.mean_shuffled:.3f}, p {p_text(found.mean_p)}"
+    figures = f"mean {number_text(found.mean)}, shuffled {number_text(found.mean_shuffled)}"
+    figures += f", p = {p_text(found.mean_p)}"
     axes.set_title(f"{_NAMES[name]}\n{figures}{more}", color=INK, fontsize=10)
 
 
 def _finish(figure: Figure, axes: Axes, title: str) -> None:
     """Give a figure its title and legend, everything once."""
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold", parse_math=False)
-    handles, labels = axes.get_legend_handles_labels()
-    place = {"loc": "outside lower center", "ncols": len(labels)}
+    named = sorted(zip(*axes.get_legend_handles_labels()[::-1], strict=True), key=lambda of: of[0])
+    place = {"loc": "outside lower center", "ncols": len(named)}
+    labels, handles = zip(*named, strict=True)
     figure.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=9, **place)
 
 

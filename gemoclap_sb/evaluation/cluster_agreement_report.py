@@ -28,9 +28,10 @@ _NOTE = (
     "NMI: normalised mutual information (over the mean of the entropies). ARI: adjusted Rand "
     "index. Purity: share of the utterances that have the commonest label of their cluster. "
     "Shuffled: the mean of {shuffles} shuffles of the labels among the utterances of each speaker "
-    "(seed {seed}), and the interval that has 95 % of them. p: (1 + shuffles that were as high) / "
-    "(1 + shuffles), of one test alone, not corrected for their number. The mean's own interval: "
-    "95 %, Student's t over speakers; that of its shuffles: all speakers shuffled at the same time."
+    "(seed {seed}), and the interval that has 95 % of them. p: (1 + shuffles that were at least as "
+    "high) / (1 + shuffles), of one test alone, not corrected for their number. The mean's own "
+    "interval: 95 %, Student's t over speakers; that of its shuffles: all speakers shuffled at the "
+    "same time."
 )
 
 
@@ -152,9 +153,14 @@ def left_out_lines(agreement: ClusterAgreement) -> list[str]:
     return lines
 
 
+def number_text(value: float) -> str:
+    """Give three decimals, and no minus before zero."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
 def interval_text(ends: Iterable[float] | None) -> str:
     """Give the ends of an interval, or nothing."""
-    return "" if ends is None else f"[{', '.join(f'{end:.3f}' for end in ends)}]"
+    return "" if ends is None else f"[{', '.join(map(number_text, ends))}]"
 
 
 def p_text(p: float) -> str:
@@ -167,8 +173,8 @@ def _mean_row(agreement: ClusterAgreement) -> list[str]:
     row = [f"**mean of {len(agreement.speakers)}**", *(f"{size:.1f}" for size in sizes)]
     for found in agreement.measures.values():
         ends = (found.mean_shuffled_low, found.mean_shuffled_high)
-        row += [f"{found.mean:.3f} {interval_text(found.interval)}".rstrip()]
-        row += [f"{found.mean_shuffled:.3f} {interval_text(ends)}", p_text(found.mean_p)]
+        row += [f"{number_text(found.mean)} {interval_text(found.interval)}".rstrip()]
+        row += [f"{number_text(found.mean_shuffled)} {interval_text(ends)}", p_text(found.mean_p)]
     return row
 
 
@@ -177,8 +183,8 @@ def _speaker_rows(agreement: ClusterAgreement) -> Iterator[list[str]]:
         cells = [row["spk_id"], *(str(row[name]) for name in ("utterances", "clusters", "labels"))]
         for name in MEASURES:
             ends = (row[f"{name}_shuffled_low"], row[f"{name}_shuffled_high"])
-            cells += [f"{row[name]:.3f}", f"{row[f'{name}_shuffled']:.3f} {interval_text(ends)}"]
-            cells += [p_text(row[f"{name}_p"])]
+            shuffled = f"{number_text(row[f'{name}_shuffled'])} {interval_text(ends)}"
+            cells += [number_text(row[name]), shuffled, p_text(row[f"{name}_p"])]
         yield cells
 
 
@@ -187,6 +193,6 @@ def _quantile_rows(agreement: ClusterAgreement) -> Iterator[list[str]]:
         sizes = [agreement.utterances, *agreement.sizes.T]
         cells = [called, *(f"{np.quantile(size, share):g}" for size in sizes)]
         for found in agreement.measures.values():
-            cells += [f"{np.quantile(of, share):.3f}" for of in (found.values, found.shuffled)]
+            cells += [number_text(np.quantile(of, share)) for of in (found.values, found.shuffled)]
             cells += [p_text(float(np.quantile(found.p, share)))]
         yield cells
