@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from gemoclap_sb.cli import inputs, output
 from gemoclap_sb.cli.destinations import check_folder, writing
 from gemoclap_sb.cli.errors import UsageError, usage_errors
-from gemoclap_sb.cli.terminal import say
+from gemoclap_sb.cli.terminal import say, visible
 
 if TYPE_CHECKING:
     from gemoclap_sb.evaluation.cluster_agreement import ClusterAgreement
@@ -72,7 +72,7 @@ def run(options: Namespace, out: TextIO) -> int:
         _write(folder, found, given | summary)
     finally:
         # What was found is printed, whatever becomes of the files.
-        output.print_lines([*_table(summary), *left_out_lines(found)], out)
+        output.print_lines([*_table(summary), *map(visible, left_out_lines(found))], out)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,10 +145,7 @@ def _draw_rows(agreement: ClusterAgreement, title: str) -> Figure:
         dots |= {"markerfacecolor": "white", "markeredgewidth": 1.5}
         axes.plot(values[~clear], places[~clear], label=f"measured, p ≥ {ALPHA:g}", **dots)
         axes.axhline(0.7, color=PALE, linewidth=0.8)
-        everything = np.concatenate([low, high, values, found.interval or ()])
-        # Bands would begin at the axis otherwise.
-        room = 0.04 * np.ptp(everything)
-        axes.set_xlim(everything.min() - room, everything.max() + room)
+        axes.set_xlim(_limits(low, high, values, found.interval or ()))
         _name_panel(axes, name, found)
         tidy(axes)
         axes.grid(axis="y", visible=False)
@@ -187,9 +185,11 @@ def _draw_ranks(agreement: ClusterAgreement, title: str) -> Figure:
             each.axhline(found.mean, color=UAR_COLOUR, linewidth=1.6, label="mean of the measured")
             line = {"color": PALE, "linewidth": 1.4, "linestyle": "--", "zorder": 3}
             each.axhline(found.mean_shuffled, label=_MIDDLE_LABEL, **line)
+        axes.set_ylim(_limits(low, high, found.values))
         axes.set_xlim(0, speakers + 1)
         axes.set_xlabel("speakers, from the highest to the lowest", color=INK)
-        beside.hist(found.values, bins=30, orientation="horizontal", color=WAR_COLOUR, alpha=0.75)
+        bars = {"bins": min(40, round(3 * speakers**0.4)), "orientation": "horizontal"}
+        beside.hist(found.values, color=WAR_COLOUR, alpha=0.75, **bars)
         beside.set_xlabel("how many speakers", color=INK)
         beside.locator_params(axis="x", integer=True, nbins=4)
         clear = int((found.p < ALPHA).sum())
@@ -198,6 +198,13 @@ def _draw_ranks(agreement: ClusterAgreement, title: str) -> Figure:
             tidy(each)
     _finish(figure, grid[0, 0], title)
     return figure
+
+
+def _limits(*values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Give the ends of an axis with a little room, which filled areas have not by themselves."""
+    everything = np.concatenate(values)
+    room = 0.04 * (np.ptp(everything) or 1.0)
+    return everything.min() - room, everything.max() + room
 
 
 def _name_panel(axes: Axes, name: str, found: MeasuredAgreement, more: str = "") -> None:
