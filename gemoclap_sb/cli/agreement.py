@@ -42,9 +42,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("clusters", metavar="CLUSTERS", help="folder that `gemoclap cluster` has written")
     add("--manifest", metavar="CSV", required=True, help="CSV file with the columns ID and COLUMN")
-    help = "of the labels (default: emotion)"
+    help = "the manifest's column of labels (default: emotion)"
     add("--column", metavar="COLUMN", default="emotion", help=help)
-    help = f"of the labels of each speaker (default: {_SHUFFLES})"
+    help = f"how often each speaker's labels change places (default: {_SHUFFLES})"
     add("--shuffles", type=inputs.count, metavar="N", default=_SHUFFLES, help=help)
     add("--seed", type=_seed, metavar="N", default=1, help="of the shuffles (default: 1)")
     help = f"where to write {', '.join(FILES[:-1])} and {FILES[-1]}"
