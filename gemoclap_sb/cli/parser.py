@@ -21,14 +21,24 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from gemoclap_sb.cli import classify, embed, evaluate, export, info, plot, search, timeline
+from gemoclap_sb.cli import (
+    agreement,
+    classify,
+    embed,
+    evaluate,
+    export,
+    info,
+    plot,
+    search,
+    timeline,
+)
 from gemoclap_sb.cli.destinations import check_stream, writing
 from gemoclap_sb.cli.errors import UsageError
 from gemoclap_sb.cli.terminal import Screen, say
 from gemoclap_sb.data.arguments import OneLineParser
 
 _PROGRAM = "gemoclap"
-_COMMANDS = (classify, timeline, embed, search, evaluate, export, info, plot)
+_COMMANDS = (classify, timeline, embed, search, evaluate, export, info, plot, agreement)
 # As a shell reports a program that a signal ended.
 _BROKEN_PIPE, _INTERRUPTED = 141, 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -46,6 +56,7 @@ examples:
   gemoclap export results/sl_wavlm/seed_*/fold_1 averaged
   gemoclap info exported
   gemoclap plot results/sl_wavlm/seed_1/fold_1
+  gemoclap agreement clusters/ --manifest corpus.csv --output agreement/
 
 `gemoclap COMMAND --help` says more. Data go to standard output, the rest to standard error.
 Exit codes: 0 all went well, 1 some inputs failed, 2 usage error, or no output can be written."""

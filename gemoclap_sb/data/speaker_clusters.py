@@ -140,7 +140,9 @@ def read_clusters(folder: str | os.PathLike) -> SpeakerClusters:
             if table.column_names != list(COLUMNS):
                 raise ClustersError(f"{file}: expected the columns {', '.join(COLUMNS)}.")
             tables.append(table)
-    except (OSError, KeyError, TypeError, pa.ArrowInvalid) as error:
+    except ClustersError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ClustersError(
             f"{folder} is damaged ({error}): delete it and cluster again."
         ) from error
