@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What a recipe compares: the name of its files, their title, the groups in their order."""
+    """What a recipe compares: the name of its files, their title, the groups in their order.
+
+    ``draw`` makes the picture: `draw_groups`, or another of its arguments.
+    """
 
     name: str
     title: str
     groups: Sequence[Group]
+    draw: Callable[[Mapping[str, Comparison], Path, str], Path] = draw_groups
 
 
 def main(train_script: Path, comparisons: Comparisons, argv: Sequence[str] | None = None) -> int:
@@ -192,7 +196,7 @@ def write_tables(runs: Runs, folder: Path, comparisons: Comparisons) -> list[Pat
     paths = [folder / f"{comparisons.name}.{ending}" for ending in ("md", "csv", "png")]
     write_text(paths[0], groups_markdown(groups, comparisons.title, picture=paths[-1].name))
     write_text(paths[1], groups_csv(groups))
-    draw_groups(groups, paths[-1], comparisons.title)
+    comparisons.draw(groups, paths[-1], comparisons.title)
     return paths
 
 
