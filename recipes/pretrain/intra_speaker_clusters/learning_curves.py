@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What pretraining over clusters is worth on RAVDESS, with a tenth, a quarter and all of the labels.
+"""What pretraining over clusters is worth on RAVDESS, with few labels and with all of them.
 
     python learning_curves.py --data_folder RAVDESS --nemo_folder nEMO [--key value ...]
 
-What the rows begin from is made first: pretraining over the clusters of nEMO, of the training actors
-of each fold, both without their emotions, and supervised training on nEMO's emotions. Then all folds
-of all rows are fine-tuned as SL-GEmo-CLAP; a share has the same utterances in all rows of a seed.
+What the rows begin from is made first: pretraining over the clusters of nEMO and of the training
+actors of each fold, both without their emotions, and supervised training on nEMO's emotions. Then
+all folds of all rows are fine-tuned as SL-GEmo-CLAP; a share has the same utterances in all rows of
+a seed.
 """
 
 import sys
@@ -30,7 +31,7 @@ from gemoclap_sb.training.settings import read_settings
 
 HERE = Path(__file__).resolve().parent
 RAVDESS, NEMO = (HERE.parents[1] / corpus / "gemoclap" for corpus in ("RAVDESS", "nEMO"))
-RESULTS = "results/learning_curves"
+YAML, RESULTS = "ravdess_scratch", "results/learning_curves"
 SEEDS, FOLDS = (1, 2, 3), (1, 2, 3, 4, 5)
 # Epochs of fine-tuning: fewer utterances are heard more often, and still fewer times in all.
 SHARES = {"10 %": (0.1, 24), "25 %": (0.25, 16), "100 %": (1.0, 8)}
@@ -64,7 +65,7 @@ COMPARISONS = Comparisons(
                 for label, start in ROWS.items()
             ],
         )
-        for title, (share, n) in SHARES.items()
+        for title, (share, epochs) in SHARES.items()
     ],
     draw=draw_learning_curves,
 )
