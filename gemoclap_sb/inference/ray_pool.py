@@ -184,7 +184,7 @@ def choose_pool(
         each = min(max(1, c // g) for c, g in zip(cores, gpus, strict=True) if g)
         pool = Pool(actors or most, threads or each, gpus=1)
     else:
-        most, of = sum(cores), "cores"
+        most, of = sum(c // (threads or 1) for c in cores), "cores"
         least = min((c for c in cores if c), default=0)
         if actors is None:
             each = threads or least // max(1, -(-least // _MOST_CORES))
