@@ -47,7 +47,7 @@ def write_embedded(
     rows += [(f"{name}/x{i}", name, None) for name, n in (without or {}).items() for i in range(n)]
     rows = [rows[i] for i in np.random.default_rng(order).permutation(len(rows))]
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f'{name},{name}.wav,"{speaker}",secret\n' for name, speaker, _ in rows]
+    lines = [f'"{name}","{name}.wav","{speaker}",secret\n' for name, speaker, _ in rows]
     (folder / "all.csv").write_text("".join([f"ID,wav,{column},emotion\n", *lines]))
     manifest = cut_manifest(folder / "all.csv", rows_per_part=rows_per_part)
     job = EmbeddingJob(manifest, str(folder / "embeddings"), MODEL, "emotion")

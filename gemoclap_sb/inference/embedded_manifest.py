@@ -84,8 +84,10 @@ class EmbeddedManifest:
                 vectors = np.asarray(vectors, np.float32)
                 if vectors.shape[1] != self.size:
                     raise ValueError(f"{vectors.shape[1]} numbers an embedding, not {self.size}")
+                with np.errstate(over="ignore", invalid="ignore"):
+                    lengths = np.linalg.norm(vectors, axis=1)
                 # Written so that NaN fails it.
-                if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) <= _TOLERANCE).all():
+                if not (np.abs(lengths - 1) <= _TOLERANCE).all():
                     raise ValueError("embeddings that are not of length 1")
                 yield names, vectors
         except parquet.DAMAGED as error:
