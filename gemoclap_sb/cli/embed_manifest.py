@@ -7,16 +7,14 @@ torchrun's rank; or Ray hands them out. What they do is `gemoclap_sb.inference.s
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gemoclap_sb.cli import inputs, models, output
+from gemoclap_sb.cli import inputs, models, output, shares
 from gemoclap_sb.cli.destinations import check_folder, writing
 from gemoclap_sb.cli.embedding_files import SUFFIXES
 from gemoclap_sb.cli.errors import UsageError, usage_errors
@@ -26,10 +24,8 @@ from gemoclap_sb.data.parts import ROWS_PER_PART, PartedManifest, cut_manifest
 if TYPE_CHECKING:
     from gemoclap_sb.inference.shards import EmbeddingJob, ShardResult
 
-_ENGINES = ("local", "ray")
 _OF_A_MANIFEST = ("data_root", "rows_per_part", "shard", "engine", "actors")
-_TORCHRUN = "TORCHELASTIC_RUN_ID"
-_RANK, _RANKS, _LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+_LOCAL_RANK = "LOCAL_RANK"
 # Until all processes of torchrun are there, and until the last of them is done.
 _PATIENCE, _FOR_EVER = timedelta(minutes=10), timedelta(days=365)
 
@@ -40,20 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--data-root", metavar="FOLDER", help="what $data_root in its wavs stands for")
     help = f"recordings of a Parquet file (default: {ROWS_PER_PART}); all shards must agree"
     add("--rows-per-part", type=inputs.count, metavar="N", help=help)
-    help = "only the K-th of N shares, for one of N jobs (default: all; under torchrun its rank's)"
-    add("--shard", type=_shard, metavar="K/N", help=help)
-    help = "local: this process (default). ray: actors, on the cluster of RAY_ADDRESS or here"
-    add("--engine", choices=_ENGINES, help=help)
-    help = "with --engine ray (default: one for each GPU, or one for up to four cores)"
-    add("--actors", type=inputs.count, metavar="N", help=help)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    number, of = map(int, found.groups()) if found else (0, 0)
-    if not 1 <= number <= of:
-        raise ArgumentTypeError(f"expected K/N with K from 1 to N, such as 3/64, found {text}")
-    return number, of
+    shares.add_arguments(add, "one for each GPU, or one for up to four cores")
 
 
 def is_asked_for(options: Namespace) -> bool:
@@ -80,48 +63,13 @@ def is_asked_for(options: Namespace) -> bool:
 
 def run(options: Namespace) -> int:
     """Embed the share of a manifest that this process has."""
-    shard = _checked_share(options)
+    shard = shares.checked_share(options)
     with usage_errors():
         rows = options.rows_per_part or ROWS_PER_PART
         manifest = cut_manifest(options.inputs[0], options.data_root, rows)
     folder = check_folder("--output", options.output)
     with models.model_folder(options.model) as model:
         return _embed(manifest, shard, folder.absolute(), model, options)
-
-
-def _checked_share(options: Namespace) -> tuple[int, int]:
-    """Check what is installed and asked for together; give the share as K of N."""
-    needed = {"pyarrow": "parquet"} | ({"ray": "ray"} if options.engine == "ray" else {})
-    for module, extra in needed.items():
-        if importlib.util.find_spec(module) is None:
-            raise UsageError(
-                f"{module} is needed and not installed. Install it with "
-                f"`pip install 'gemoclap_sb[{extra}]'`."
-            )
-    if options.engine == "ray":
-        if options.shard is not None:
-            raise UsageError("--shard: Ray divides the work itself; leave it out.")
-        if _rank() != (1, 1):
-            raise UsageError("--engine ray: divides the work itself; start it without torchrun.")
-        return 1, 1
-    if options.actors is not None:
-        raise UsageError("--actors: goes with --engine ray.")
-    if options.shard is not None and _TORCHRUN in os.environ and _rank() != (1, 1):
-        raise UsageError("--shard: torchrun's processes have their shares; leave it out.")
-    return options.shard or _rank()
-
-
-def _rank() -> tuple[int, int]:
-    """Give the share of a process of torchrun, or of whoever sets the same variables."""
-    rank, ranks = os.environ.get(_RANK, ""), os.environ.get(_RANKS, "")
-    if not (rank.isdecimal() and ranks.isdecimal()):
-        return 1, 1
-    if int(rank) >= int(ranks):
-        raise UsageError(
-            f"{_RANK}={rank} and {_RANKS}={ranks} are set, which is no rank of so many. Unset "
-            "both, or give --shard 1/1 for all."
-        )
-    return int(rank) + 1, int(ranks)
 
 
 def _embed(
@@ -178,7 +126,7 @@ def _results(
             yield result
     if not left:
         return
-    if options.engine == "ray":
+    if options.engine == shares.RAY:
         from gemoclap_sb.inference.ray_data import embed_with_ray
 
         for result in embed_with_ray(job, left, model, options.device, options.actors):

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".npy", ".parquet")
 _ROWS = 2**14
 _NAMED, _DIGITS = ["ID", "model"], 12
-# What is not what it says raises, of NumPy's and of pyarrow's readers.
+# What is not what it says raises, of NumPy's reader.
 _DAMAGED = (ValueError, EOFError, OverflowError, KeyError)
-_DAMAGED_PARQUET = (*_DAMAGED, AttributeError, NotImplementedError, OSError)
 
 
 def check_name(option: str, path: str | os.PathLike) -> Path:
@@ -163,18 +162,11 @@ def _npy_blocks(vectors: np.ndarray, names: Path) -> Iterator[Block]:
 
 
 def _read_parquet(path: Path) -> tuple[str | None, Iterator[Block]]:
-    import pyarrow.parquet as pq
-
-    # Not by its name, which pyarrow might take for an address.
-    opened = open(path, "rb")  # noqa: SIM115
     try:
-        file = pq.ParquetFile(opened, page_checksum_verification=True)
-        if missing := {"ID", "embedding"} - set(file.schema_arrow.names):
-            raise ValueError(f"no column {' or '.join(sorted(missing))}")
-        model = parquet.metadata_of(file.schema_arrow).get(parquet.MODEL)
-        return model, _parquet_blocks(path, file)
-    except _DAMAGED_PARQUET as error:
+        told, blocks = parquet.read(path, _ROWS)
+    except parquet.DAMAGED as error:
         raise _damaged(path, error) from error
+    return told.get(parquet.MODEL), _parquet_blocks(path, blocks)
 
 
 def _read_folder(path: Path) -> tuple[str | None, Iterator[Block]]:
@@ -191,23 +183,10 @@ def _read_folder(path: Path) -> tuple[str | None, Iterator[Block]]:
     return next(iter(made_by)), (block for file in files for block in _read_parquet(file)[1])
 
 
-def _parquet_blocks(path: Path, file) -> Iterator[Block]:
-    import numpy as np
-
+def _parquet_blocks(path: Path, blocks: Iterator[Block]) -> Iterator[Block]:
     try:
-        for batch in file.iter_batches(_ROWS, columns=["ID", "embedding"]):
-            lists = batch.column("embedding")
-            if not hasattr(lists, "value_lengths"):
-                raise ValueError(f"embeddings that are no lists but {lists.type}")
-            values = lists.flatten().to_numpy(zero_copy_only=False)
-            lengths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
-            if len(lengths) != 1 or not lengths[0] > 0 or values.dtype.kind != "f":
-                raise ValueError("rows of different lengths, or without numbers")
-            names = batch.column("ID").to_pylist()
-            if not all(isinstance(name, str) for name in names):
-                raise ValueError("names that are no text")
-            yield names, values.reshape(-1, int(lengths[0]))
-    except _DAMAGED_PARQUET as error:
+        yield from blocks
+    except parquet.DAMAGED as error:
         raise _damaged(path, error) from error
 
 

@@ -12,6 +12,8 @@ _OPTIONS = {
     "templates": "--templates", "batch_size": "--batch-size", "window": "--window",
     "hop": "--hop", "top_k": "--top-k",
     "device": "--device", "actors": "--actors",
+    "clusters": "--clusters", "most_clusters": "--most-clusters",
+    "least_utterances": "--least-utterances",
 }  # fmt: skip
 _ARGUMENT = re.compile(rf"\A({'|'.join(_OPTIONS)})(\['[^']*'\])?(?=[:,])")
 

@@ -24,6 +24,7 @@ from typing import NoReturn, TextIO
 from gemoclap_sb.cli import (
     agreement,
     classify,
+    cluster,
     embed,
     evaluate,
     export,
@@ -38,7 +39,9 @@ from gemoclap_sb.cli.terminal import Screen, say
 from gemoclap_sb.data.arguments import OneLineParser
 
 _PROGRAM = "gemoclap"
-_COMMANDS = (classify, timeline, embed, search, evaluate, export, info, plot, agreement)
+_COMMANDS = (
+    classify, timeline, embed, cluster, agreement, search, evaluate, export, info, plot,
+)  # fmt: skip
 # As a shell reports a program that a signal ended.
 _BROKEN_PIPE, _INTERRUPTED = 141, 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -50,6 +53,7 @@ examples:
   gemoclap classify recordings/ --model exported --labels bored afraid calm
   gemoclap timeline meeting.flac --model exported --output meeting.png
   gemoclap embed recordings/ --model exported --output embeddings.npy
+  gemoclap cluster corpus.csv --embeddings embeddings/ --output clusters/
   gemoclap search "this person sounds angry" embeddings.npy --model exported
   gemoclap evaluate test.csv --model exported --data-root corpus/
   gemoclap export results/sl_wavlm/seed_1/fold_1 exported
@@ -231,5 +235,5 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(of_command)
-        of_command.set_defaults(run=command.run, prints=command is not embed)
+        of_command.set_defaults(run=command.run, prints=command not in (embed, cluster))
     return parser

@@ -6,17 +6,29 @@ loaded when it is needed: it is an extra.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MODEL = "model"
 """Key of the digest of the model, as `gemoclap_sb.models.digest` gives it."""
 OPTIONS = {"use_dictionary": False, "write_page_checksum": True}
 """For pyarrow's writers. A dictionary of numbers that never repeat costs a third of the bytes."""
+DAMAGED = (
+    ValueError,
+    EOFError,
+    OverflowError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    OSError,
+)
+"""What pyarrow's readers raise for a file that is not what it says."""
 _PREFIX = "gemoclap_sb."
 
 
@@ -48,3 +60,37 @@ def table(names: Sequence[str], vectors: np.ndarray, schema: pa.Schema) -> pa.Ta
     offsets = np.arange(0, (count + 1) * size, size, dtype=np.int32)
     lists = pa.ListArray.from_arrays(offsets[: count + 1], vectors.ravel())
     return pa.Table.from_arrays([pa.array(names, pa.string()), lists], schema=schema)
+
+
+def read(
+    path: str | os.PathLike, rows: int
+) -> tuple[dict[str, str], Iterator[tuple[list[str], np.ndarray]]]:
+    """Open a file: what its metadata say, and its names and embeddings, ``rows`` at a time.
+
+    One of `DAMAGED`, here or at a block, if it has not the columns of `schema`.
+    """
+    import pyarrow.parquet as pq
+
+    # Not by its name, which pyarrow might take for an address.
+    opened = open(path, "rb")  # noqa: SIM115
+    file = pq.ParquetFile(opened, page_checksum_verification=True)
+    if missing := {"ID", "embedding"} - set(file.schema_arrow.names):
+        raise ValueError(f"no column {' or '.join(sorted(missing))}")
+    return metadata_of(file.schema_arrow), _blocks(file, rows)
+
+
+def _blocks(file: pq.ParquetFile, rows: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    import numpy as np
+
+    for batch in file.iter_batches(rows, columns=["ID", "embedding"]):
+        lists = batch.column("embedding")
+        if not hasattr(lists, "value_lengths"):
+            raise ValueError(f"embeddings that are no lists but {lists.type}")
+        values = lists.flatten().to_numpy(zero_copy_only=False)
+        lengths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
+        if len(lengths) != 1 or not lengths[0] > 0 or values.dtype.kind != "f":
+            raise ValueError("rows of different lengths, or without numbers")
+        names = batch.column("ID").to_pylist()
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("names that are no text")
+        yield names, values.reshape(-1, int(lengths[0]))

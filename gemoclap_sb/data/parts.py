@@ -49,12 +49,16 @@ class Utterance(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that follow each other: where they begin, in bytes, and what they hold."""
+    """Rows that follow each other: where they begin, in bytes, and what they hold.
+
+    ``digest`` is of IDs and wavs, ``more`` of the further columns that were asked for.
+    """
 
     number: int
     rows: int
     offset: int
     digest: str
+    more: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class PartedManifest:
         What takes the place of ``$data_root``.
     start : str
         Folder that a relative ``wav`` starts from where the manifest's has no such file.
+    more : tuple of str
+        Further columns that are read, and of which no cell is empty.
     """
 
     path: str
@@ -83,6 +89,7 @@ class PartedManifest:
     rows_per_part: int
     data_root: str | None
     start: str
+    more: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -94,10 +101,19 @@ class PartedManifest:
         """Of the IDs and wavs of all rows, and of how they are cut."""
         return _digest("\n".join(part.digest for part in self.parts))
 
+    @property
+    def more_digest(self) -> str:
+        """Of the further columns of all rows."""
+        return _digest("\n".join(part.more for part in self.parts))
+
     def read(self, part: Part) -> list[Utterance]:
         """Read the rows of a part; ManifestError if they are no longer what was found there."""
+        return [Utterance(name, wav, self._path(wav)) for name, wav, *_ in self.cells(part)]
+
+    def cells(self, part: Part) -> list[tuple[str, ...]]:
+        """Read ID, ``wav`` as it stands, and the further columns of a part, as `read` does."""
         path, found = Path(self.path), []
-        columns = [self.header.index(column) for column in _WANTED]
+        columns = [self.header.index(column) for column in (*_WANTED, *self.more)]
         again = f"{path} has changed while it was at work. Give the command again."
         try:
             with open(path, "rb") as file:
@@ -109,9 +125,9 @@ class PartedManifest:
                         break
         except OSError as error:
             raise _unreadable(path, error) from error
-        if _digest_of(found) != part.digest:
+        if _digests(found) != (part.digest, part.more):
             raise ManifestError(again)
-        return [Utterance(name, wav, self._path(wav)) for name, wav in found]
+        return found
 
     def _path(self, wav: str) -> str:
         return located(wav, os.path.dirname(self.path), self.data_root, self.start)
@@ -121,6 +137,8 @@ def cut_manifest(
     path: str | os.PathLike,
     data_root: str | os.PathLike | None = None,
     rows_per_part: int = ROWS_PER_PART,
+    more: Sequence[str] = (),
+    audio: bool = True,
 ) -> PartedManifest:
     r"""Cut a manifest into parts; its columns ``ID`` and ``wav`` are read, no audio is.
 
@@ -132,12 +150,17 @@ def cut_manifest(
         Folder that takes the place of ``$data_root``.
     rows_per_part : int
         Rows of a part.
+    more : Sequence[str]
+        Further columns, for `PartedManifest.cells`.
+    audio : bool
+        Whether recordings will be looked for: if not, ``$data_root`` may stand for no folder.
 
     Raises
     ------
     ManifestError
         Naming the file and, for each problem, its row: a missing column, a row of other cells,
-        an empty or repeated ID, an empty wav, ``$data_root`` without ``data_root``.
+        an empty or repeated ID, another empty cell that is read, ``$data_root`` without
+        ``data_root``.
 
     Examples
     --------
@@ -155,21 +178,27 @@ def cut_manifest(
     check_is_file(path)
     try:
         with open(path, "rb") as file:
-            return _cut(path.absolute(), file, data_root, rows_per_part)
+            return _cut(path.absolute(), file, data_root, rows_per_part, tuple(more), audio)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def _cut(
-    path: Path, file: BinaryIO, data_root: str | os.PathLike | None, rows_per_part: int
+    path: Path,
+    file: BinaryIO,
+    data_root: str | os.PathLike | None,
+    rows_per_part: int,
+    more: tuple[str, ...],
+    audio: bool,
 ) -> PartedManifest:
     lines = _Lines(path, file)
     rows = lines.rows()
     header = [name.strip() for name in next(rows, [])]
-    check_header(path, header, _WANTED)
-    columns = [header.index(column) for column in _WANTED]
+    wanted = (*_WANTED, *more)
+    check_header(path, header, wanted)
+    columns = [header.index(column) for column in wanted]
     parts: list[Part] = []
-    held: list[tuple[str, str]] = []
+    held: list[tuple[str, ...]] = []
     seen: set[str] = set()
     problems: list[str] = []
     count, using, first = 0, 0, ""
@@ -179,7 +208,7 @@ def _cut(
         return f"row {count}, ID {name!r}"
 
     def close() -> None:
-        parts.append(Part(len(parts), len(held), begin, _digest_of(held)))
+        parts.append(Part(len(parts), len(held), begin, *_digests(held)))
         held.clear()
 
     for values in rows:
@@ -188,14 +217,15 @@ def _cut(
         if len(values) != len(header):
             problems.append(misfit(f"row {count}", values, header))
         else:
-            name, wav = _cells(values, columns)
-            problems += [f"{where()}: {problem}" for problem in _problems(name, wav)]
+            cells = _cells(values, columns)
+            name, wav = cells[:2]
+            problems += [f"{where()}: {problem}" for problem in _problems(wanted, cells)]
             if name in seen:
                 problems.append(f"{where()}: duplicate ID, used before")
             seen.add(name)
             if _ROOT in wav:
                 using, first = using + 1, first or where()
-            held.append((name, wav))
+            held.append(cells)
             if len(held) == rows_per_part:
                 close()
         if len(problems) >= _MOST_PROBLEMS:
@@ -207,10 +237,11 @@ def _cut(
         raise ManifestError(f"{path} has no rows below its first line.")
     if problems:
         raise ManifestError(summary(path, problems))
-    if using:
+    if using and audio:
         check_data_root(path, using, first, data_root)
     root = None if data_root is None else os.path.abspath(data_root)
-    return PartedManifest(str(path), tuple(parts), tuple(header), rows_per_part, root, os.getcwd())
+    parted = tuple(parts), tuple(header), rows_per_part
+    return PartedManifest(str(path), *parted, root, os.getcwd(), more)
 
 
 class _Lines:
@@ -235,26 +266,28 @@ class _Lines:
         return filter(None, told(self.path, csv.reader(iter(self), skipinitialspace=True)))
 
 
-def _cells(values: list[str], columns: Sequence[int]) -> tuple[str, str]:
-    name, wav = (values[column].strip() for column in columns)
-    return name, wav
+def _cells(values: list[str], columns: Sequence[int]) -> tuple[str, ...]:
+    return tuple([values[column].strip() for column in columns])
 
 
-def _problems(name: str, wav: str) -> list[str]:
+def _problems(columns: Sequence[str], cells: Sequence[str]) -> list[str]:
     found = []
-    for column, value in zip(_WANTED, (name, wav), strict=True):
+    for column, value in zip(columns, cells, strict=True):
         if not value:
             found.append(f"the {column} is empty")
         if _CONTROL.search(value):
             found.append(f"{column} has a control character: {value!r}")
+    wav = cells[1]
     if "$" in wav and (unknown := unknown_variables(wav)):
         found.append(f"wav {wav!r} has ${unknown[0]}; only $data_root is replaced")
     return found
 
 
-def _digest_of(rows: list[tuple[str, str]]) -> str:
-    # Neither has a line end in it.
-    return _digest("\n".join(f"{name}\n{wav}" for name, wav in rows))
+def _digests(rows: list[tuple[str, ...]]) -> tuple[str, str]:
+    """Give the digests of ID and wav, and of the other cells, if there are any."""
+    # None has a line end in it.
+    own, more = ("\n".join("\n".join(row[of]) for row in rows) for of in (slice(2), slice(2, None)))
+    return _digest(own), _digest(more) if rows and len(rows[0]) > 2 else ""
 
 
 def _digest(text: str) -> str:

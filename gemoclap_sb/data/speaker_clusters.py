@@ -5,6 +5,7 @@ speakers-00000-of-00012.arrow   utterances of some speakers, columns as in `COLU
                                 random order
 left_out.csv                    speakers that have no clusters, and why
 clusters.json                   how the clusters were made, and of what; written last
+__about__/                      what the writers tell each other; nobody else looks into it
 
 The files are Arrow's own format, mapped into memory and not read: a row costs a look at its place,
 and what is held for all rows is where each speaker and each cluster begins.
@@ -28,7 +29,7 @@ from gemoclap_sb.files import atomic_path, read_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RECORD, LEFT_OUT = "clusters.json", "left_out.csv"
+RECORD, LEFT_OUT, ABOUT = "clusters.json", "left_out.csv", "__about__"
 PATH = "path"
 """Key of the record: where the manifest was, from whose folder a relative ``wav`` begins."""
 COLUMNS = ("ID", "wav", "spk_id", "cluster")

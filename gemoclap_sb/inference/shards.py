@@ -27,6 +27,7 @@ from speechbrain.utils.logger import get_logger
 from gemoclap_sb.data import parquet
 from gemoclap_sb.data.parts import Part, PartedManifest
 from gemoclap_sb.files import atomic_path, harmless_cell, harmless_path, read_json, write_json
+from gemoclap_sb.inference.failures import in_one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,10 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 
 class ShardError(ValueError):
     """A folder of embeddings that holds something else; the message says what to do."""
+
+
+class DamagedPartError(ShardError):
+    """A part's file cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,14 @@ class EmbeddingJob:
 
         ShardError if its file is of another model or of other rows.
         """
+        try:
+            return self.found(part)
+        except DamagedPartError as error:
+            logger.warning("%s It is made again.", error)
+            return None
+
+    def found(self, part: Part) -> ShardResult | None:
+        """Tell what became of a part as `finished` does; DamagedPartError if it is damaged."""
         import pyarrow.parquet as pq
 
         file = self.file(part)
@@ -170,8 +183,7 @@ class EmbeddingJob:
                 found = pq.read_metadata(opened)
             held = parquet.metadata_of(found.schema.to_arrow_schema())
         except _DAMAGED as error:
-            logger.warning("%s is damaged and is made again (%s).", file, error)
-            return None
+            raise DamagedPartError(f"{file} is damaged ({in_one_line(error)}).") from error
         for key, expected in self._of_part(part).items():
             if held.get(key) != expected:
                 raise ShardError(
@@ -240,6 +252,27 @@ class EmbeddingJob:
             "parts": len(self.manifest.parts),
             "manifest": self.manifest.digest,
         }
+
+
+def description_of(folder: str | os.PathLike) -> dict[str, str | int]:
+    """Tell what a folder of embeddings is of; ShardError if it is none."""
+    file = Path(folder, ABOUT, _DESCRIPTION)
+    kinds = {"model": str, "attribute": str, "rows_per_part": int, "parts": int, "manifest": str}
+    try:
+        found = dict(read_json(file))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ShardError(
+            f"{folder}: expected the folder of a manifest's embeddings, as `gemoclap embed` writes "
+            f"it, found no {ABOUT}/{_DESCRIPTION} there."
+        ) from error
+    except _DAMAGED as error:
+        raise ShardError(
+            f"{file} cannot be read ({error}). Give `gemoclap embed` again."
+        ) from error
+    for key, kind in kinds.items():
+        if type(found.get(key)) is not kind or found[key] in ("", 0):
+            raise ShardError(f"{file}: expected {key}, found {found.get(key)!r}.")
+    return found
 
 
 def embed_shard(

@@ -45,17 +45,19 @@ def test_help_and_version_load_no_torch():
 def test_every_command_has_help_with_an_example(command):
     status, out, _ = command("--help")
     assert status == 0
-    for name in (
+    names = (
         "classify",
         "timeline",
         "embed",
+        "cluster",
+        "agreement",
         "search",
         "evaluate",
         "export",
         "info",
         "plot",
-        "agreement",
-    ):
+    )
+    for name in names:
         assert f"gemoclap {name}" in out
         status, help_text, _ = command(name, "--help")
         assert status == 0

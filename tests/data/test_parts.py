@@ -120,3 +120,33 @@ def test_a_large_manifest_is_small_for_those_it_is_sent_to(tmp_path: Path):
     assert len(pickle.dumps(manifest)) < 10_000
     last = manifest.read(manifest.parts[-1])
     assert [row.ID for row in last] == [row.split(",")[0] for row in rows[48 * 1024 :]]
+
+
+def test_further_columns_are_read_beside_id_and_wav(tmp_path: Path):
+    path = tmp_path / "all.csv"
+    text = 'spk_id,ID,x,wav\nAnn,a,1,$data_root/a.wav\n"B, C" ,b,2,b.wav\n'
+    path.write_text(text)
+    manifest = cut_manifest(path, rows_per_part=1, more=["spk_id"], audio=False)
+    found = [row for part in manifest.parts for row in manifest.cells(part)]
+    assert found == [("a", "$data_root/a.wav", "Ann"), ("b", "b.wav", "B, C")]
+    # The parts are those of embeddings that know of no further column.
+    plain = cut_manifest(path, tmp_path, rows_per_part=1)
+    assert plain.digest == manifest.digest
+    assert plain.cells(plain.parts[1]) == [("b", "b.wav")]
+
+    path.write_text(text.replace("Ann", "Eve"))
+    other = cut_manifest(path, rows_per_part=1, more=["spk_id"], audio=False)
+    assert other.digest == manifest.digest and other.more_digest != manifest.more_digest
+    with pytest.raises(ManifestError, match="has changed while"):
+        manifest.cells(manifest.parts[0])
+    assert plain.read(plain.parts[0])[0].ID == "a"
+
+
+def test_a_further_cell_that_is_empty_is_told(tmp_path: Path):
+    path = tmp_path / "all.csv"
+    path.write_text("ID,wav,spk_id\na,a.wav,Ann\nb,b.wav, \n")
+    assert cut_manifest(path).rows == 2
+    with pytest.raises(ManifestError, match="row 2, ID 'b': the spk_id is empty"):
+        cut_manifest(path, more=["spk_id"])
+    with pytest.raises(ManifestError, match="missing column age"):
+        cut_manifest(path, more=["age"])

@@ -1,4 +1,4 @@
-"""What Ray is asked for, and what its actors do; `tests/cli/test_embed_manifest.py` has it work."""
+"""What an actor that embeds does; `tests/cli/test_embed_manifest.py` has it work."""
 
 from __future__ import annotations
 
@@ -11,50 +11,10 @@ import torch
 
 from gemoclap_sb.data.parts import cut_manifest
 from gemoclap_sb.inference.loading import head_of
-from gemoclap_sb.inference.ray_data import Pool, Worker, choose_pool, embed_with_ray
-from gemoclap_sb.inference.shards import EmbeddingJob, ShardError
+from gemoclap_sb.inference.ray_data import Worker, embed_with_ray
+from gemoclap_sb.inference.ray_pool import Pool, PoolError
+from gemoclap_sb.inference.shards import EmbeddingJob
 from gemoclap_sb.models.digest import model_digest
-
-
-def nodes(*resources: tuple[int, int]) -> list[dict]:
-    """Machines of so many cores and GPUs, and one that has died."""
-    found = [{"Alive": True, "Resources": {"CPU": float(c), "GPU": float(g)}} for c, g in resources]
-    return [*found, {"Alive": False, "Resources": {"CPU": 1.0}}]
-
-
-@pytest.mark.parametrize(
-    ("machines", "device", "actors", "pool"),
-    [
-        ([(2, 0)], None, None, Pool(1, 2)),
-        ([(2, 0)], None, 2, Pool(2, 1)),
-        ([(6, 0)], None, None, Pool(2, 3)),
-        ([(64, 0)], None, None, Pool(16, 4)),
-        ([(64, 0)], None, 1, Pool(1, 64)),
-        # All must find a place on the smallest.
-        ([(64, 0), (8, 0)], None, None, Pool(18, 4)),
-        ([(64, 0), (8, 0)], None, 2, Pool(2, 8)),
-        ([(16, 2), (64, 4)], None, None, Pool(6, 8, gpus=1)),
-        ([(16, 2)], "cuda", 1, Pool(1, 8, gpus=1)),
-        ([(16, 2)], "cpu", None, Pool(4, 4)),
-        # A machine that only coordinates.
-        ([(0, 0), (4, 0)], None, None, Pool(1, 4)),
-    ],
-)
-def test_actors_share_cores_and_have_a_gpu_each(machines, device, actors, pool):
-    assert choose_pool(nodes(*machines), device, actors) == pool
-
-
-@pytest.mark.parametrize(
-    ("machines", "device", "actors", "told"),
-    [
-        ([(2, 0)], None, 3, "actors: expected 1 to 2, as there are cores, found 3"),
-        ([(8, 2)], None, 3, "actors: expected 1 to 2, as there are GPUs, found 3"),
-        ([(8, 0)], "cuda", None, "device: expected GPUs"),
-    ],
-)
-def test_more_than_there_is_is_refused(machines, device, actors, told):
-    with pytest.raises(ValueError, match=told):
-        choose_pool(nodes(*machines), device, actors)
 
 
 @pytest.fixture
@@ -87,7 +47,7 @@ def test_a_ray_that_cannot_be_had_is_told(address, job, exported, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL", "RAY_COLOR_PREFIX"):
         monkeypatch.setenv(name, "0")
-    with pytest.raises(ShardError, match="Ray .*nobody answers") as error:
+    with pytest.raises(PoolError, match="Ray .*nobody answers") as error:
         next(embed_with_ray(job, [0], exported["scratch"]))
     assert address in str(error.value)
     # Of an existing cluster nothing may be asked; one that happens to run here is not taken.
@@ -96,20 +56,22 @@ def test_a_ray_that_cannot_be_had_is_told(address, job, exported, monkeypatch):
 
 def test_a_worker_embeds_parts(job, exported):
     worker = Worker(job, str(exported["scratch"]), Pool(1, 1))
-    first, second = (worker({"part": number}) for number in (0, 1))
-    assert (first["rows"], first["failures"], first["stopped"]) == (2, "[]", "")
-    assert second["rows"] == 1
-    assert [failure["ID"] for failure in json.loads(second["failures"])] == ["none"]
+    rows = [worker({"number": number}) for number in (0, 1)]
+    assert [(row["number"], row["stopped"]) for row in rows] == [(0, ""), (1, "")]
+    first, second = (json.loads(row["result"]) for row in rows)
+    assert (first["part"], first["rows"], first["failures"]) == (0, 2, [])
+    assert (second["part"], second["rows"]) == (1, 1)
+    assert [failure["ID"] for failure in second["failures"]] == ["none"]
     assert pd.read_parquet(job.folder)["ID"].tolist() == ["0", "1", "2"]
     assert torch.get_num_threads() == 1
 
 
 def test_a_worker_says_what_stops_the_work(job, exported):
     other = Worker(job, str(exported["pretrained"]), Pool(1, 1))
-    assert "is not the model" in other({"part": 0})["stopped"]
+    assert "is not the model" in other({"number": 0})["stopped"]
     worker = Worker(job, str(exported["scratch"]), Pool(1, 1))
     Path(job.manifest.path).write_text("ID,wav\n")
-    assert "has changed" in worker({"part": 0})["stopped"]
+    assert "has changed" in worker({"number": 0})["stopped"]
     assert list(Path(job.folder).glob("part-*")) == []
 
 
@@ -123,6 +85,6 @@ def test_what_ends_workers_again_and_again_ends_the_work(job, exported, monkeypa
         patch.setattr("gemoclap_sb.inference.ray_data.embed_shard", killed)
         for _ in range(5):
             with pytest.raises(SystemExit):
-                worker({"part": 0})
-    assert "part-00000-of-00002 has ended 5 workers" in worker({"part": 0})["stopped"]
-    assert worker({"part": 1})["stopped"] == ""
+                worker({"number": 0})
+    assert "part-00000-of-00002 has ended 5 workers" in worker({"number": 0})["stopped"]
+    assert worker({"number": 1})["stopped"] == ""

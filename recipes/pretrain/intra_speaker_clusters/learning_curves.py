@@ -59,9 +59,7 @@ COMPARISONS = Comparisons(
             title,
             SEEDS,
             [
-                Row(
-                    label, "ravdess_scratch", {"train_share": share, "number_of_epochs": n, **start}
-                )
+                Row(label, YAML, {"train_share": share, "number_of_epochs": epochs, **start})
                 for label, start in ROWS.items()
             ],
         )
