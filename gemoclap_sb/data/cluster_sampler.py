@@ -38,16 +38,21 @@ class ClusterParts:
     speaker_starts: np.ndarray
 
 
-def split_clusters(clusters: SpeakerClusters, valid_share: float) -> dict[str, ClusterParts]:
-    """Hold out a share of each cluster for validation, two or more or none at all.
+def split_clusters(
+    clusters: SpeakerClusters, valid_share: float, seed: int
+) -> dict[str, ClusterParts]:
+    """Hold out a share of each cluster for validation, two utterances or more or none at all.
 
-    What is left for training is two utterances or more too. Those of a cluster lie in random
-    order, so that the first are as good as any.
+    Of a cluster whose share is less than two, two are held out for so many speakers, drawn at
+    random, that it is kept in the mean. What is left for training is two or more too. Utterances of
+    a cluster lie in random order, so that the first are as good as any.
     """
-    sizes = clusters.sizes
+    sizes, first = clusters.sizes, clusters.cluster_starts[:-1]
+    speakers = len(clusters.speakers)
+    lot = np.repeat(np.random.default_rng(seed).random(speakers), np.diff(clusters.speaker_starts))
     held = np.floor(sizes * valid_share).astype(np.int64)
-    held[(held < _LEAST) | (sizes - held < _LEAST)] = 0
-    first = clusters.cluster_starts[:-1]
+    held = np.where(held < _LEAST, np.where(_LEAST * lot < sizes * valid_share, _LEAST, 0), held)
+    held[sizes - held < _LEAST] = 0
     return {
         TRAIN: ClusterParts(first + held, sizes - held, clusters.speaker_starts),
         VALID: ClusterParts(first, held, clusters.speaker_starts),
@@ -112,7 +117,7 @@ class ClusterBatchSampler(BatchSampler):
         num_replicas: int | None = None,
         own_negatives: bool = True,
     ) -> None:
-        least_clusters = 2 if own_negatives else 1
+        least_clusters = _least_clusters(own_negatives)
         for name, value, least in (
             ("speakers", speakers, 1 if own_negatives else 2),
             ("clusters", clusters, least_clusters),
@@ -131,10 +136,10 @@ class ClusterBatchSampler(BatchSampler):
         # Of each speaker the usable clusters follow each other, and where they begin.
         self._clusters = np.flatnonzero(usable)
         self._begins = np.concatenate([[0], np.cumsum(usable)])[parts.speaker_starts]
-        enough = np.diff(self._begins) >= least_clusters
+        enough = _enough(parts, own_negatives)
         weights = np.concatenate([[0], np.cumsum(np.where(usable, parts.sizes, 0))])
         weights = np.where(enough, np.diff(weights[parts.speaker_starts]), 0)
-        self.drawn_speakers = int(enough.sum())
+        self.drawn_speakers = drawn_speakers(parts, own_negatives)
         self.drawn_utterances = int(weights.sum())
         if self.drawn_speakers < speakers:
             kind = "clusters" if least_clusters > 1 else "cluster"
@@ -182,3 +187,18 @@ class ClusterBatchSampler(BatchSampler):
     def __len__(self) -> int:
         """Batches in an epoch, of all processes together."""
         return self._batches
+
+
+def drawn_speakers(parts: ClusterParts, own_negatives: bool = True) -> int:
+    """Count the speakers that can be drawn from; see `ClusterBatchSampler`."""
+    return int(_enough(parts, own_negatives).sum())
+
+
+def _least_clusters(own_negatives: bool) -> int:
+    return 2 if own_negatives else 1
+
+
+def _enough(parts: ClusterParts, own_negatives: bool) -> np.ndarray:
+    """Tell of each speaker whether it has clusters enough, ``[S]``."""
+    before = np.concatenate([[0], np.cumsum(parts.sizes >= _LEAST)])
+    return np.diff(before[parts.speaker_starts]) >= _least_clusters(own_negatives)

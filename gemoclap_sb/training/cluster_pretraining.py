@@ -24,7 +24,13 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
 from gemoclap_sb.data.cluster_dataset import ClusterDataset
-from gemoclap_sb.data.cluster_sampler import TRAIN, VALID, ClusterBatchSampler, split_clusters
+from gemoclap_sb.data.cluster_sampler import (
+    TRAIN,
+    VALID,
+    ClusterBatchSampler,
+    drawn_speakers,
+    split_clusters,
+)
 from gemoclap_sb.data.csv_rows import located
 from gemoclap_sb.data.datasets import AudioCache
 from gemoclap_sb.data.speaker_clusters import (
@@ -144,23 +150,28 @@ def samplers(
             ("utterances", "utterances_per_cluster"),
         )
     }
-    parts = split_clusters(clusters, hparams["valid_share"])
+    parts = split_clusters(clusters, hparams["valid_share"], hparams["seed"])
     own = hparams["objective"].negatives == "speaker"
-    options = {"seed": hparams["seed"], "own_negatives": own, **shape}
+    options = {"seed": hparams["seed"], "own_negatives": own}
     made = {}
-    for split, batches in ((TRAIN, hparams["batches_per_epoch"]), (VALID, None)):
-        # The batches of validation are the same, however many processes there are.
-        replicas = None if split == TRAIN else 1
-        try:
-            made[split] = ClusterBatchSampler(
-                parts[split], batches=batches, num_replicas=replicas, **options
-            )
-        except ValueError as error:
-            hint = "" if split == TRAIN else " Raise --valid_share, which these are."
-            raise ExperimentError(
-                f"{hparams['clusters_folder']}, {split}: {error}. The keys are speakers_per_batch, "
-                f"clusters_per_speaker and utterances_per_cluster.{hint}"
-            ) from error
+    try:
+        batches = hparams["batches_per_epoch"]
+        made[TRAIN] = ClusterBatchSampler(parts[TRAIN], batches=batches, **options, **shape)
+    except ValueError as error:
+        raise ExperimentError(
+            f"{hparams['clusters_folder']}: {error}. The keys are speakers_per_batch, "
+            "clusters_per_speaker and utterances_per_cluster."
+        ) from error
+    # As many speakers as are held out; and the same batches, however many processes there are.
+    shape["speakers"] = max(
+        1 if own else 2, min(shape["speakers"], drawn_speakers(parts[VALID], own))
+    )
+    try:
+        made[VALID] = ClusterBatchSampler(parts[VALID], num_replicas=1, **options, **shape)
+    except ValueError as error:
+        raise ExperimentError(
+            f"{hparams['clusters_folder']}, validation: {error}. Raise --valid_share."
+        ) from error
     left_out = len(clusters.speakers) - made[TRAIN].drawn_speakers
     if left_out and if_main_process():
         logger.warning(

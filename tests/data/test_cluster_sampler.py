@@ -107,15 +107,25 @@ def test_processes_share_an_even_number_of_batches():
 @given(CORPORA, st.floats(0.01, 0.9))
 def test_validation_is_held_out_of_each_cluster(sizes, share):
     corpus = clusters_of(sizes)
-    splits = split_clusters(corpus, share)
+    splits = split_clusters(corpus, share, seed=1)
     train, valid = splits["train"], splits["valid"]
-    assert ((valid.sizes == 0) | (valid.sizes >= 2)).all()
+    assert ((valid.sizes == 0) | ((valid.sizes >= 2) & (train.sizes >= 2))).all()
     assert np.array_equal(train.sizes + valid.sizes, corpus.sizes)
     assert np.array_equal(valid.first, corpus.cluster_starts[:-1])
     assert np.array_equal(train.first, valid.first + valid.sizes)
-    held = np.floor(corpus.sizes * share).astype(int)
-    held[(held < 2) | (corpus.sizes - held < 2)] = 0
-    assert np.array_equal(valid.sizes, held)
+    whole = np.floor(corpus.sizes * share).astype(int)
+    large = (whole >= 2) & (corpus.sizes - whole >= 2)
+    assert np.array_equal(valid.sizes[large], whole[large])
+    assert (valid.sizes[~large] <= 2).all()
+
+
+def test_of_small_clusters_the_share_is_kept_in_the_mean():
+    corpus = clusters_of([[10, 6]] * 2000)
+    valid = split_clusters(corpus, 0.1, seed=1)["valid"]
+    assert valid.sizes.sum() / len(corpus) == pytest.approx(0.1, rel=0.05)
+    # Of a speaker drawn the larger clusters first, so that there are two to tell apart.
+    of_speaker = valid.sizes.reshape(-1, 2)
+    assert set(map(tuple, of_speaker.tolist())) == {(0, 0), (2, 0), (2, 2)}
 
 
 def test_drawing_does_not_become_slower_with_the_corpus():
