@@ -47,7 +47,7 @@ from gemoclap_sb.inference.speaker_shuffle import Speaker, read_speakers
 logger = get_logger(__name__)
 
 FILE_BYTES, FILE_ROWS = 64 * 2**20, 2**18
-"""Of embeddings, in a file of the shuffle: what a process holds, two or three times."""
+"""Of embeddings, in a file of the shuffle, which a process reads as a whole."""
 _DESCRIPTION, _SHUFFLED, _ATTEMPTS = "clustering.json", "shuffled", "attempts"
 _METADATA = b"gemoclap_sb.clusters"
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
