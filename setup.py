@@ -52,6 +52,7 @@ setup(
         "scipy>=1.11",
         "pandas>=2.1",
         "scikit-learn>=1.4",
+        "threadpoolctl>=3.1",
         "matplotlib>=3.8",
         "tqdm>=4.66",
     ],

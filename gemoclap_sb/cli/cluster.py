@@ -60,8 +60,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     help = "of the starts of k-means and of the order of the rows (default: 1)"
     add("--seed", type=_seed, default=1, metavar="N", help=help)
     help = (
-        "files that speakers are divided among (default: one for each 64 MB of embeddings; a "
-        "process holds two or three times that); all shards must agree"
+        "files that speakers are divided among, each read as a whole (default: one for each 64 MB "
+        "of embeddings); all shards must agree"
     )
     add("--files", type=inputs.count, metavar="N", help=help)
     shares.add_arguments(add, "one for each core")

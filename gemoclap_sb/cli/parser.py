@@ -145,6 +145,8 @@ def _too_large(options: argparse.Namespace, error: BaseException) -> str:
         advice = f"Lower --batch-size (now {size})."
     elif hasattr(options, "window"):
         advice = f"Lower --window (now {options.window:g})."
+    elif hasattr(options, "files"):
+        advice = "Free some, or give a higher --files."
     reason = str(error).strip().partition("\n")[0].rstrip(".") or "out of memory"
     return f"there is not enough memory ({reason}). {advice}"
 

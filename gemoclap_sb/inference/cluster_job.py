@@ -47,8 +47,8 @@ from gemoclap_sb.inference.speaker_shuffle import Speaker, read_speakers
 
 logger = get_logger(__name__)
 
-FILE_BYTES = 64 * 2**20
-"""Of embeddings, in a file of the shuffle: what a process holds, two or three times."""
+FILE_BYTES, FILE_ROWS = 64 * 2**20, 2**18
+"""Of embeddings, in a file of the shuffle, which a process reads as a whole."""
 _DESCRIPTION, _SHUFFLED, _ATTEMPTS = "clustering.json", "shuffled", "attempts"
 _METADATA = b"gemoclap_sb.clusters"
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
@@ -85,7 +85,7 @@ class FileResult:
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """All that decides what a folder of clusters holds; plain data, small, to send to workers.
+    r"""All that decides what a folder of clusters holds; plain data, small, to send to workers.
 
     Parameters
     ----------
@@ -97,6 +97,32 @@ class ClusterJob:
         How.
     files : int
         How many; see `files_for`. A speaker's clusters are the same whatever it is.
+
+    Examples
+    --------
+    >>> from gemoclap_sb.data.parts import cut_manifest
+    >>> from gemoclap_sb.data.speaker_clusters import read_clusters
+    >>> from gemoclap_sb.inference.embedded_manifest import open_embedded
+    >>> from gemoclap_sb.inference.shards import EmbeddingJob
+    >>> from gemoclap_sb.inference.speaker_shuffle import shuffle
+    >>> folder = getfixture("tmp_path")
+    >>> csv, out = folder / "all.csv", str(folder / "embeddings")
+    >>> rows = [f"{name},{name}.wav,Ann" for name in "abcde"]
+    >>> _ = csv.write_text("\n".join(["ID,wav,spk_id", *rows]))
+    >>> manifest = cut_manifest(csv)
+    >>> embedding = EmbeddingJob(manifest, out, model="a digest", attribute="emotion")
+    >>> embedding.open_folder()
+    >>> embedding.write(manifest.parts[0], "abcde", np.float32(np.eye(2)[[0, 1, 0, 0, 1]]), [])
+    >>> options = ClusteringOptions(clusters=2, least_utterances=2)
+    >>> job = ClusterJob(open_embedded(csv, out), str(folder / "clusters"), options, files=1)
+    >>> job.open_folder()
+    >>> rows = shuffle(job.embedded, job.shuffled((1, 1)), job.files, [0], lambda rows: None)
+    >>> job.cluster(0, job.shuffled((1, 1)))
+    FileResult(number=0, utterances=5, speakers=1, clusters=2, left_out=())
+    >>> record = job.finish()
+    >>> clusters = read_clusters(job.folder)
+    >>> sorted((row["ID"], row["cluster"]) for row in map(clusters.row, range(5)))
+    [('a', 0), ('b', 1), ('c', 0), ('d', 0), ('e', 1)]
     """
 
     embedded: EmbeddedManifest
@@ -131,8 +157,8 @@ class ClusterJob:
             self.check_folder()
         ours = re.compile(rf"speakers-\d{{5,}}-of-{self.files:05d}\.arrow")
         for name in sorted(os.listdir(folder)) if folder.exists() else ():
-            known = name.startswith(".") or name in (ABOUT, LEFT_OUT, RECORD)
-            if not (known or ours.fullmatch(name)) or (name == RECORD and not description.exists()):
+            last = name in (LEFT_OUT, RECORD) and description.exists()
+            if not (name.startswith(".") or name == ABOUT or last or ours.fullmatch(name)):
                 raise ClusteringError(
                     f"{folder}: expected a new folder, or clusters of the same in {self.files} "
                     f"files, found {name}. Name another folder."
@@ -312,8 +338,12 @@ class ClusterJob:
 
 
 def files_for(embedded: EmbeddedManifest) -> int:
-    """Choose a number of files, so that one's speakers have 64 MB of embeddings, more or less."""
-    return max(1, -(-embedded.embedded * embedded.size * 4 // FILE_BYTES))
+    """Choose a number of files, so that one's speakers have 64 MB of embeddings, more or less.
+
+    Of short embeddings it is 262,144, whose IDs and wavs are then what fills the memory.
+    """
+    rows = min(FILE_ROWS, max(1, FILE_BYTES // (4 * embedded.size)))
+    return max(1, -(-embedded.embedded // rows))
 
 
 def _said(key: str, value: object) -> str:

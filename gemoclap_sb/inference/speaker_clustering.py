@@ -22,7 +22,7 @@ KMEANS, AGGLOMERATIVE = METHODS = ("kmeans", "agglomerative")
 AUTO_AT_LEAST, MOST_CLUSTERS = 8, 8
 """Utterances that a speaker needs, and clusters that are tried, by default, without a number."""
 MOST_AGGLOMERATED = 5000
-"""Utterances of a speaker: the distances between all pairs are in memory, here 100 MB."""
+"""Utterances of a speaker: the distances between all pairs are in memory, of these 200 MB."""
 MOST_COMPARED = 2000
 """Utterances that a number of clusters is chosen by; of more, so many are drawn by lot."""
 _STARTS = 3

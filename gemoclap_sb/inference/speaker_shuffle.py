@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _DONE = "done.json"
-# Of embeddings that are held until they are written.
-_HELD_BYTES = 32 * 2**20
+# Of embeddings that are held until they are written, and how many at most.
+_HELD_BYTES, _HELD_ROWS = 32 * 2**20, 2**16
 
 
 class Speaker(NamedTuple):
@@ -121,7 +121,7 @@ class _Writer:
 
     def __init__(self, folder: Path, files: int, wanted: frozenset[int], size: int) -> None:
         self._folder, self._files, self._wanted, self._size = folder, files, wanted, size
-        self._most = max(1, _HELD_BYTES // (4 * size))
+        self._most = min(_HELD_ROWS, max(1, _HELD_BYTES // (4 * size)))
         self._tables: list[pa.Table] = []
         self._numbers: list[int] = []
         self.written: Counter[int] = Counter()

@@ -230,6 +230,16 @@ def test_what_is_not_installed_is_named(arguments, tmp_path, command, monkeypatc
     assert "pip install 'gemoclap_sb[parquet]'" in one_line(err)
 
 
+def test_a_lack_of_memory_says_what_helps(arguments, tmp_path, command, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("gemoclap_sb.inference.cluster_job.read_speakers", full)
+    status, _, err = command("cluster", *arguments, "--output", tmp_path / "out")
+    assert status == 2
+    assert "not enough memory" in one_line(err) and "higher --files" in err
+
+
 @pytest.mark.slow
 def test_a_command_that_is_killed_goes_on(arguments, whole, tmp_path, command):
     folder = tmp_path / "out"

@@ -238,7 +238,9 @@ def test_a_folder_of_something_else_is_refused(change, told, job, tmp_path):
     assert content(job.folder) == before
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "speakers-00000-of-00009.arrow", "clusters.json"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "speakers-00000-of-00009.arrow", "clusters.json", "left_out.csv"]
+)
 def test_a_folder_with_anything_else_in_it_is_refused(name, job):
     Path(job.folder).mkdir()
     Path(job.folder, name).touch()
@@ -275,3 +277,5 @@ def test_files_are_of_64_mb_of_embeddings(job):
     assert files_for(replace(embedded, size=192, embedded=87_381)) == 1
     assert files_for(replace(embedded, size=192, embedded=87_382)) == 2
     assert files_for(replace(embedded, size=192, embedded=10**6)) == 12
+    # And no more than a process holds the names of.
+    assert files_for(replace(embedded, size=2, embedded=10**6)) == 4
