@@ -8,7 +8,8 @@ written by the package's own writer into a temporary folder: four groups a speak
 tenth of it comes first, then the whole. Each time a fresh process does what one of `gemoclap
 cluster` does, `--clusters 4`: it reads the manifest, shuffles the rows to files of speakers, and
 clusters these; its peak memory is that of the resident set, beside what it has before any data.
-Another fresh process opens the result and draws rows.
+Another fresh process opens the result and draws rows, and batches of training: 16 speakers, two
+clusters of each, two utterances of each of these.
 
 The number of clusters that `--clusters auto` finds costs more: its speakers/s are measured on
 `--sample` speakers of as many utterances as they have in the whole.
@@ -31,6 +32,7 @@ import numpy as np
 from encoder_tables import print_table
 from threadpoolctl import threadpool_limits
 
+from gemoclap_sb.data.cluster_sampler import TRAIN, ClusterBatchSampler, split_clusters
 from gemoclap_sb.data.parts import cut_manifest
 from gemoclap_sb.data.speaker_clusters import SpeakerClusters, read_clusters
 from gemoclap_sb.inference.cluster_job import ClusterJob, files_for
@@ -40,7 +42,9 @@ from gemoclap_sb.inference.speaker_clustering import ClusteringOptions, cluster_
 from gemoclap_sb.inference.speaker_shuffle import shuffle
 
 GROUPS, NOISE = 4, 0.05
-DRAWN = 10_000
+DRAWN, BATCHES = 10_000, 500
+# Speakers of a batch, clusters of each, utterances of each of these.
+SHAPE = 16, 2, 2
 MIB = 2**20
 
 
@@ -118,7 +122,7 @@ def draw(folder: Path) -> dict[str, float]:
     before, start = peak_memory(), time.perf_counter()
     clusters = read_clusters(folder / "clusters")
     opening = time.perf_counter() - start
-    found = draw_rows(clusters, np.random.default_rng(1))
+    found = draw_rows(clusters, np.random.default_rng(1)) | draw_batches(clusters)
     return {"opening": opening, **found, "before": before, "peak": peak_memory()}
 
 
@@ -129,6 +133,18 @@ def draw_rows(clusters: SpeakerClusters, rng: np.random.Generator) -> dict[str, 
     for place in places.tolist():
         clusters.row(place)
     return {"rows": DRAWN / (time.perf_counter() - start)}
+
+
+def draw_batches(clusters: SpeakerClusters) -> dict[str, float]:
+    """Make the sampler of training, draw batches and look up their rows; no audio is read."""
+    start = time.perf_counter()
+    parts = split_clusters(clusters, 0.1, seed=1)[TRAIN]
+    sampler = ClusterBatchSampler(parts, *SHAPE, num_replicas=1)
+    made = time.perf_counter()
+    for number in range(BATCHES):
+        for place in sampler.draw(1, number):
+            clusters.row(place)
+    return {"sampler": made - start, "batches": BATCHES / (time.perf_counter() - made)}
 
 
 def choose_numbers(options: Namespace) -> float:
@@ -205,12 +221,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print()
     print_table(
-        "utterances | opened in s | rows/s drawn | before data MiB | peak MiB",
+        "utterances | opened in s | rows/s | sampler made in s | batches/s | before data MiB | "
+        "peak MiB",
         [
             [
                 f"{made[i]['rows']}",
                 f"{of['opening']:.3f}",
                 f"{of['rows']:.0f}",
+                f"{of['sampler']:.3f}",
+                f"{of['batches']:.0f}",
                 *(f"{of[key]:.0f}" for key in ("before", "peak")),
             ]
             for i, of in enumerate(drawn)

@@ -16,7 +16,9 @@ from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain, needed_labels
 from gemoclap_sb.training.settings import read_settings
 
 HPARAMS = Path(__file__).resolve().parent.parent / "hparams"
-EXPERIMENTS = sorted(path.stem for path in HPARAMS.glob("*.yaml"))
+# Their data are no three manifests: tests/training has them.
+OF_SPEAKERS = {"clusters_scratch", "clusters_wavlm", "speakers_scratch"}
+EXPERIMENTS = sorted({path.stem for path in HPARAMS.glob("*.yaml")} - OF_SPEAKERS)
 PAPER = [
     f"{o}_{e}" for o in ("emo", "ml", "sl") for e in ("wavlm", "hubert", "wav2vec2", "data2vec")
 ]
@@ -91,6 +93,16 @@ def test_gmp_tl_is_the_same_on_both_corpora_but_for_what_the_corpora_are():
     [encoder] = theirs["audio_encoder"].values()
     [model] = read_settings(HPARAMS / "ravdess_scratch.yaml")["clap"].values()
     assert encoder == model["audio_encoder"]["!new:gemoclap_sb.lobes.ResNetEncoder"]
+
+
+def test_encoders_of_pretraining_and_of_speakers_are_those_that_begin_from_them():
+    [model] = read_settings(HPARAMS / "ravdess_scratch.yaml")["clap"].values()
+    for name in ("clusters_scratch", "speakers_scratch"):
+        settings = read_settings(HPARAMS / f"{name}.yaml")
+        [own] = settings["clap"].values()
+        assert own["audio_encoder"] == model["audio_encoder"]
+        assert own["trim_db"] == model["trim_db"]
+        assert settings["experiment"] == name
 
 
 def test_each_stage_of_gmp_tl_begins_from_what_the_stage_before_hands_on():
