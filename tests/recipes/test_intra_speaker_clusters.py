@@ -51,7 +51,6 @@ def test_one_command_makes_all_that_is_missing(recipe, small_manifests, tmp_path
     [
         (["--no_such_key", "1"], "--no_such_key is no key of"),
         (["--clusters_folder", "x"], "--clusters_folder is left to"),
-        (["--speaker_encoder", "no/such/encoder/anywhere"], "no/such/encoder/anywhere"),
     ],
 )
 def test_wrong_options_are_told(options, told, recipe, small_manifests, tmp_path, capsys):
@@ -59,6 +58,13 @@ def test_wrong_options_are_told(options, told, recipe, small_manifests, tmp_path
     argv = [csv, str(tmp_path / "run"), "--data_folder", root, *TINY, *options]
     assert recipe("pretrain").main(argv) == 2
     assert told in capsys.readouterr().err
+
+
+def test_an_encoder_that_is_not_there_is_told(recipe, small_manifests, tmp_path, capsys):
+    csv, root = small_manifests["train_csv"], small_manifests["data_root"]
+    argv = [csv, str(tmp_path / "run"), "--data_folder", root]
+    assert recipe("pretrain").main([*argv, "--speaker_encoder", "no/such/encoder"]) == 2
+    assert "no/such/encoder" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not (SHARED / "data/nemo16k").is_dir(), reason="no ../shared/data/nemo16k")
