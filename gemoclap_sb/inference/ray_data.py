@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from gemoclap_sb.data.parts import Part
-from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
 from gemoclap_sb.inference.failures import in_one_line
 from gemoclap_sb.inference.shards import (
     ABOUT,
@@ -28,6 +27,7 @@ from gemoclap_sb.inference.shards import (
     ShardResult,
     embed_shard,
 )
+from gemoclap_sb.inference.speaker_encoder import load_encoder
 from gemoclap_sb.models.digest import model_digest
 
 # Cores beyond which a second copy of the model is worth more than a share of it.
@@ -196,9 +196,7 @@ class Worker:
             if model_digest(Path(model)) != job.model:
                 raise ShardError(f"{model} is not the model that the command was given.")
             device = "cuda:0" if pool.gpus else "cpu"
-            self.classifier = GEmoCLAPClassifier.from_pretrained(
-                model, device=device, attribute=job.attribute
-            )
+            self.classifier = load_encoder(model, device, job.attribute)
         except (ValueError, OSError) as error:
             self.stopped = str(error)
 
