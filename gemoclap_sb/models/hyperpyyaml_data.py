@@ -18,18 +18,25 @@ from typing import Any
 from hyperpyyaml.core import parse_arithmetic
 from ruamel.yaml import SafeLoader
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    NodeEvent,
+)
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from gemoclap_sb.models.data_files import read_bytes
 from gemoclap_sb.models.errors import ConfigurationError, shortened, shown
 
-_MOST_BYTES, _MOST_NODES, _LONGEST_TEXT = 2**18, 10_000, 1000
+_MOST_BYTES, _MOST_NODES, _DEEPEST, _LONGEST_TEXT = 2**16, 2000, 50, 1000
 _NAMED = re.compile(r"!(new|name):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)", re.ASCII)
 _REFERENCE = re.compile(r"<([^<>]*)>")
 _PLACE = re.compile(r"([^\[\].]+)((?:\[[^\[\]]+\])*)")
 _ARITHMETIC = re.compile(r"[\d\s.+\-*/%()]{1,100}")
-_TUPLE = re.compile(r"\(([^!&*{}\[\]]*)\)")
+_TUPLE = re.compile(r"\(([^!&*{}\[\]()]*)\)")
+# load_hyperpyyaml teaches all loaders of the process to call a text in brackets so.
+_TUPLE_TAG = "!tuple"
 _YAML = "tag:yaml.org,2002:"
 
 
@@ -70,8 +77,7 @@ class HyperPyYAMLData:
         self.path = Path(path)
         try:
             text = read_bytes(path, _MOST_BYTES).decode("utf-8")
-            if any(isinstance(event, AliasEvent) for event in _events(text)):
-                raise ValueError("an alias (*name), for which HyperPyYAML has !ref <name>")
+            _check_structure(text)
             loader = SafeLoader(text)
             root = loader.get_single_node()
             self.tags = self._checked_tags(root)
@@ -103,9 +109,7 @@ class HyperPyYAMLData:
     def _checked_tags(self, root: Node | None) -> set[str]:
         """Give the tags of all classes; refuse tags that are none of those expected."""
         waiting, tags = [root], set()
-        for _ in range(_MOST_NODES):
-            if not waiting:
-                return tags
+        while waiting:
             node = waiting.pop()
             if isinstance(node, MappingNode):
                 waiting += [one for pair in node.value for one in pair]
@@ -114,13 +118,15 @@ class HyperPyYAMLData:
             tag = str(getattr(node, "tag", _YAML))
             if _NAMED.fullmatch(tag):
                 tags.add(tag)
-            elif tag != "!ref" and not (tag.startswith(_YAML) and "python" not in tag):
+            elif tag not in ("!ref", _TUPLE_TAG) and not (
+                tag.startswith(_YAML) and "python" not in tag
+            ):
                 raise ConfigurationError(
                     f"{self.path}: expected values, !ref, and classes by !new: and !name:, found "
                     f"the tag {shortened(tag, 100)}, which could run or read something. Nothing "
                     "of it was."
                 )
-        raise ValueError(f"at most {_MOST_NODES:,} values were expected, found more")
+        return tags
 
     def _looked_up(self, place: str) -> Any:
         """Follow ``key[inner][inner]``; what is there is made once, so that it is the same."""
@@ -203,10 +209,20 @@ def leaves(value: Any) -> Iterator[tuple[str, Any]]:
                 waiting += [(key, one) for one in value]
 
 
-def _events(text: str) -> Iterator[Any]:
-    loader = SafeLoader(text)
+def _check_structure(text: str) -> None:
+    """Refuse what could multiply, or is more than anybody writes; YAMLError if it is no YAML."""
+    loader, depth, count = SafeLoader(text), 0, 0
     while loader.check_event():
-        yield loader.get_event()
+        event = loader.get_event()
+        if isinstance(event, AliasEvent):
+            raise ValueError("an alias (*name), for which HyperPyYAML has !ref <name>")
+        is_end = isinstance(event, CollectionEndEvent)
+        depth += isinstance(event, CollectionStartEvent) - is_end
+        count += isinstance(event, NodeEvent)
+        if depth > _DEEPEST or count > _MOST_NODES:
+            raise ValueError(
+                f"at most {_MOST_NODES:,} values in {_DEEPEST} levels were expected, found more"
+            )
 
 
 class _Builder:
@@ -234,6 +250,8 @@ class _Builder:
             return self._mapping(node)
         if isinstance(node, SequenceNode):
             return [self.value(one) for one in node.value]
+        if tag == _TUPLE_TAG:
+            return node.value
         return None if node is None else self.loader.construct_object(node)
 
     def _mapping(self, node: MappingNode) -> dict[str, Any]:
@@ -247,6 +265,8 @@ class _Builder:
 
 def _with_tuple(text: str) -> Any:
     """Read ``(1, 2)`` as HyperPyYAML does."""
-    if found := _TUPLE.fullmatch(text):
-        return tuple(SafeLoader(f"[{found[1]}]").get_single_data())
-    return text
+    found = _TUPLE.fullmatch(text)
+    try:
+        return tuple(SafeLoader(f"[{found[1]}]").get_single_data()) if found else text
+    except (YAMLError, ValueError):
+        return text

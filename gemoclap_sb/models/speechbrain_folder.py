@@ -223,7 +223,10 @@ def _layer(name: str) -> type[nn.Module]:
     module, _, last = name.rpartition(".")
     # Beforehand too: to import a module is to run it.
     is_known = f"{name}.".startswith(("torch.nn.", *_BUILT))
-    found = getattr(import_module(module), last, None) if is_known else None
+    try:
+        found = getattr(import_module(module), last, None) if is_known else None
+    except ImportError:
+        found = None
     if isinstance(found, type) and issubclass(found, nn.Module):
         # What it is called where it was written: a module also has what it imports.
         own_name = f"{found.__module__}.{found.__qualname__}."
