@@ -22,6 +22,7 @@ from gemoclap_sb.synthetic.corpus import make_demo_corpus
 from gemoclap_sb.training.experiment import main
 from tests.run_folders import ROOT, make_models, make_run, scratch_model, tiny_run, write_tones
 from tests.small_models import FAMILIES, save_small_roberta, save_small_ssl
+from tests.speaker_folders import save_ecapa, save_xvector
 
 SHARED = ROOT.parent / "shared"
 
@@ -128,6 +129,13 @@ def exported(runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         moved[kind] = tmp_path_factory.mktemp("moved") / "model"
         shutil.move(folder, moved[kind])
     return moved
+
+
+@pytest.fixture(scope="session")
+def speaker_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small speaker encoders of SpeechBrain: ``ecapa`` and ``xvector``; not to be changed."""
+    folder = tmp_path_factory.mktemp("speakers")
+    return {"ecapa": save_ecapa(folder / "ecapa"), "xvector": save_xvector(folder / "xvector")}
 
 
 @pytest.fixture(scope="session")

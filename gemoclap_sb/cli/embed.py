@@ -23,11 +23,13 @@ DESCRIPTION = (
     "Embed recordings: L2-normalised rows in the order of the files. X.npy comes with X.ids.csv, "
     "whose columns say of which file each row is and by which model; a Parquet file has ID and "
     "embedding. A file that cannot be read is left out. An interrupted run goes on when the same "
-    "command is given again. A manifest, a .csv file with the columns ID and wav, becomes a folder "
-    "of Parquet files, which several processes and machines can write together."
+    "command is given again. The model may be a speaker encoder of SpeechBrain too. A manifest, a "
+    ".csv file with the columns ID and wav, becomes a folder of Parquet files, which several "
+    "processes and machines can write together."
 )
 EXAMPLES = """\
   gemoclap embed recordings/ --model exported --output embeddings.npy
+  gemoclap embed recordings/ --model speechbrain/spkrec-ecapa-voxceleb --output speakers.npy
   gemoclap embed corpus.csv --model exported --output embeddings/
   gemoclap embed corpus.csv --model exported --output embeddings/ --shard 3/64
   gemoclap embed corpus.csv --model exported --output embeddings/ --engine ray"""
@@ -56,12 +58,12 @@ def run(options: Namespace, out: TextIO) -> int:
 
 
 def _embed(recordings: inputs.Recordings, target: Path, options: Namespace) -> int:
-    with models.model_folder(options.model) as folder:
-        classifier = models.load_classifier(options, folder)
+    with models.model_folder(options.model, speakers=True) as folder:
+        classifier = models.load_encoder(options, folder)
         model = models.model_digest(folder)
     from tqdm import tqdm
 
-    size = classifier.mods.embedding_model.output_size
+    size = classifier.embedding_size
     pieces = Pieces(
         target,
         recordings.paths,

@@ -68,7 +68,7 @@ def run(options: Namespace) -> int:
         rows = options.rows_per_part or ROWS_PER_PART
         manifest = cut_manifest(options.inputs[0], options.data_root, rows)
     folder = check_folder("--output", options.output)
-    with models.model_folder(options.model) as model:
+    with models.model_folder(options.model, speakers=True) as model:
         return _embed(manifest, shard, folder.absolute(), model, options)
 
 
@@ -81,11 +81,11 @@ def _embed(
 ) -> int:
     from tqdm import tqdm
 
-    from gemoclap_sb.inference.loading import head_of
     from gemoclap_sb.inference.shards import EmbeddingJob
+    from gemoclap_sb.inference.speaker_encoder import chosen_attribute
 
     with usage_errors():
-        head = head_of(model, options.attribute)
+        head = chosen_attribute(model, options.attribute)
     digest = models.model_digest(model)
     job = EmbeddingJob(manifest, str(folder), digest, head, options.batch_size)
     mine = manifest.parts[shard[0] - 1 :: shard[1]]
@@ -135,7 +135,7 @@ def _results(
         return
     from gemoclap_sb.inference.shards import embed_shard
 
-    classifier = models.load_classifier(_of_rank(options), model)
+    classifier = models.load_encoder(_of_rank(options), model)
     for number in left:
         yield embed_shard(classifier, job, job.manifest.parts[number], advance)
 

@@ -17,6 +17,7 @@ from gemoclap_sb.cli.terminal import say
 
 if TYPE_CHECKING:
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+    from gemoclap_sb.inference.speaker_encoder import SpeakerEncoder
 
 
 def add_model(parser: ArgumentParser) -> None:
@@ -33,10 +34,10 @@ def add_model(parser: ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def model_folder(source: str | None) -> Iterator[Path]:
+def model_folder(source: str | None, speakers: bool = False) -> Iterator[Path]:
     """Find the folder of a model; that of a run is exported into one that is removed again.
 
-    UsageError if it is no model.
+    With ``speakers`` it may be a speaker encoder of SpeechBrain. UsageError if it is no model.
     """
     if source == "":
         raise UsageError("--model: expected a folder, found ''.")
@@ -65,8 +66,9 @@ def model_folder(source: str | None) -> Iterator[Path]:
             raise UsageError(
                 f"--model: {source} holds {len(found)} runs; name one of them, such as {found[0]}."
             )
+    name = DEFAULT_MODEL if source is None else source
     with usage_errors():
-        folder = local_folder(DEFAULT_MODEL if source is None else source)
+        folder = _encoder_folder(name) if speakers else local_folder(name)
     # Absolute: a folder `./default` is not the model of that name.
     yield folder.absolute()
 
@@ -83,32 +85,47 @@ def _exported(run: Path, folder: Path) -> Path:
         raise UsageError(f"--model: {error}") from error
 
 
-def load_classifier(options: Namespace, folder: Path | None = None) -> GEmoCLAPClassifier:
-    """Load the model that ``--model``, ``--device`` and ``--attribute`` ask for, or UsageError.
+def _encoder_folder(source: str) -> Path:
+    from gemoclap_sb.inference.speaker_encoder import encoder_folder
 
-    ``folder`` is its `model_folder` where that is known already.
+    return encoder_folder(source)
+
+
+def load_classifier(options: Namespace) -> GEmoCLAPClassifier:
+    """Load the model that ``--model``, ``--device`` and ``--attribute`` ask for, or UsageError."""
+    with _without_garbage(), model_folder(options.model) as folder:
+        from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+
+        check_device(options.device)
+        with usage_errors():
+            return GEmoCLAPClassifier.from_pretrained(
+                folder, device=options.device, attribute=options.attribute
+            )
+
+
+def load_encoder(options: Namespace, folder: Path) -> GEmoCLAPClassifier | SpeakerEncoder:
+    """Load the model of a `model_folder` to embed with; UsageError as `load_classifier` has it."""
+    with _without_garbage():
+        from gemoclap_sb.inference import speaker_encoder
+
+        check_device(options.device)
+        with usage_errors():
+            return speaker_encoder.load_encoder(folder, options.device, options.attribute)
+
+
+@contextlib.contextmanager
+def _without_garbage() -> Iterator[None]:
+    """Collect no garbage among what imports leave, which lives to the end.
+
+    Looking through it again and again, and once more at the exit, takes a quarter of a short
+    command's time.
     """
-    # What imports leave lives to the end. Looking through it for garbage, again and again and
-    # once more at the exit, takes a quarter of a short command's time.
     gc.disable()
     try:
-        if folder is not None:
-            return _load_classifier(options, folder)
-        with model_folder(options.model) as folder:
-            return _load_classifier(options, folder)
+        yield
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _load_classifier(options: Namespace, folder: Path) -> GEmoCLAPClassifier:
-    from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
-
-    check_device(options.device)
-    with usage_errors():
-        return GEmoCLAPClassifier.from_pretrained(
-            folder, device=options.device, attribute=options.attribute
-        )
 
 
 def check_device(device: str | None) -> None:

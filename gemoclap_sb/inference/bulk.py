@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from speechbrain.utils.logger import get_logger
@@ -35,7 +36,7 @@ from gemoclap_sb.inference.failures import (
     not_embedded,
     not_finite,
 )
-from gemoclap_sb.models.towers import AudioTower
+from gemoclap_sb.inference.tower import Tower
 
 logger = get_logger(__name__)
 
@@ -152,22 +153,28 @@ def make_batches(
     sample_rate: int,
     batch_size: int | None = None,
     max_batch_seconds: float | None = None,
+    of_one_length: bool = False,
 ) -> list[list[int]]:
     """Cut recordings into batches of indices: similar lengths together, what is long alone.
 
-    Those with an error are in no batch. The limits are `length_sorted_batches`'s.
+    Those with an error are in no batch. The limits are `length_sorted_batches`'s. With
+    ``of_one_length`` there is no padding in a batch.
     """
     batches = [[i] for i, recording in enumerate(recordings) if recording.reader is not None]
     short = [i for i, recording in enumerate(recordings) if recording.wav is not None]
     if short:
         seconds = [len(recordings[i].wav) / sample_rate for i in short]
         of_short = length_sorted_batches(seconds, batch_size, max_batch_seconds)
+        if of_one_length:
+            of_short = [
+                list(same) for batch in of_short for _, same in groupby(batch, seconds.__getitem__)
+            ]
         batches += [[short[i] for i in batch] for batch in of_short]
     return batches
 
 
 def embed_batch(
-    tower: AudioTower, batch: Sequence[Recording], device: torch.device | str
+    tower: Tower, batch: Sequence[Recording], device: torch.device | str
 ) -> list[FileEmbedding]:
     """Embed short recordings together, or one long recording piece by piece.
 
@@ -197,9 +204,7 @@ def embed_batch(
     return [*embed_batch(tower, batch[:half], device), *embed_batch(tower, batch[half:], device)]
 
 
-def _embeddings(
-    tower: AudioTower, batch: Sequence[Recording], device: torch.device | str
-) -> Tensor:
+def _embeddings(tower: Tower, batch: Sequence[Recording], device: torch.device | str) -> Tensor:
     """Embeddings ``[B, D]``, on the CPU."""
     with torch.inference_mode():
         if (reader := batch[0].reader) is not None:
@@ -231,7 +236,7 @@ def _is_count(value: object) -> bool:
 
 
 def embed_files(
-    tower: AudioTower,
+    tower: Tower,
     paths: Iterable[str | os.PathLike],
     device: torch.device | str,
     options: BulkOptions | None = None,
@@ -244,7 +249,7 @@ def embed_files(
     Examples
     --------
     >>> from gemoclap_sb.lobes import ByteTextEncoder, ResNetEncoder
-    >>> from gemoclap_sb.models import GEmoCLAP
+    >>> from gemoclap_sb.models import AudioTower, GEmoCLAP
     >>> text = ByteTextEncoder(hidden_size=16, heads=2)
     >>> clap = GEmoCLAP(ResNetEncoder(channels=[8], strides=[2]), text, embedding_size=8)
     >>> [row] = embed_files(AudioTower.of(clap.eval()), ["none.wav"], "cpu")
@@ -273,7 +278,7 @@ class _Stopped(BaseException):
 class _Threads:
     """State of one call of `embed_files`."""
 
-    def __init__(self, tower: AudioTower, device: torch.device, options: BulkOptions) -> None:
+    def __init__(self, tower: Tower, device: torch.device, options: BulkOptions) -> None:
         self.tower = tower
         self.device = device
         self.window, self.largest = min(options.first_window, options.window), options.window
@@ -351,7 +356,8 @@ class _Threads:
             for i, recording in enumerate(window, start=first):
                 if recording.error is not None:
                     self.done[i] = FileEmbedding(recording.path, error=recording.error)
-            batches = make_batches(window, self.tower.sample_rate, *self.limits)
+            alone = self.tower.hears_padding
+            batches = make_batches(window, self.tower.sample_rate, *self.limits, alone)
             # A window of nothing but errors is handed out too.
             for batch in batches or [[]]:
                 yield [first + i for i in batch], [window[i] for i in batch]

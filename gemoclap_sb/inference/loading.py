@@ -42,6 +42,7 @@ from gemoclap_sb.models.foreign import with_held
 from gemoclap_sb.models.gemoclap import GEmoCLAP
 from gemoclap_sb.models.limits import Budget
 from gemoclap_sb.models.plain_description import NO_TEXTS, check_labels, is_plain
+from gemoclap_sb.models.speechbrain_folder import is_speechbrain_folder
 from gemoclap_sb.models.stored_classes import CLASSIFIER, load_classes, texts_digest
 from gemoclap_sb.models.tokenizer_files import PATTERNS
 from gemoclap_sb.models.towers import (
@@ -192,6 +193,11 @@ def _described(folder: str | os.PathLike) -> dict[str, Any]:
     path, weights = folder / CONFIG, folder / WEIGHTS
     for file in (path, weights, folder / CLASSIFIER):
         check_inside(folder, file)
+    if is_speechbrain_folder(folder):
+        raise ConfigurationError(
+            f"{folder} is a model of SpeechBrain, with which `gemoclap embed` and SpeakerEncoder "
+            "embed recordings. For all else name the folder of a run or of an export."
+        )
     config = read_config(path)
     if not weights.exists() and (folder / "save").is_dir():
         raise ConfigurationError(
@@ -258,12 +264,12 @@ def _check_sizes(config: Mapping[str, Any], count: int, weights: Path) -> None:
         )
 
 
-def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
+def local_folder(source: str | os.PathLike, also: Sequence[str] = (), **hub_options: Any) -> Path:
     """Find a folder, or download of a hub's model (``owner/name``) the files that are read here.
 
     ``default`` is the model in this package, and standard error is told that it answers; a
-    folder of that name is ``./default``. ``hub_options`` are
-    ``huggingface_hub.snapshot_download``'s. ConfigurationError if it is none of these, or the
+    folder of that name is ``./default``. Of a hub's, ``also`` names more files. ``hub_options``
+    are ``huggingface_hub.snapshot_download``'s. ConfigurationError if it is none of these, or the
     hub's cannot be downloaded.
     """
     if str(source) == DEFAULT_MODEL:
@@ -302,10 +308,9 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
         )
     if kind is not None:
         return folder
-    from huggingface_hub import snapshot_download
     from huggingface_hub.utils import validate_repo_id
 
-    nowhere = f"no folder {shortened(text)} (seen from {Path.cwd()})"
+    nowhere = _nowhere(text)
     try:
         validate_repo_id(str(source))
         is_hub_id = "/" in str(source)
@@ -316,13 +321,24 @@ def local_folder(source: str | os.PathLike, **hub_options: Any) -> Path:
             f"{nowhere}, and it is no hub id (owner/name) either. "
             "`gemoclap export RUN OUT` writes a folder."
         )
-    patterns = [CONFIG, WEIGHTS, CLASSIFIER, *(f"{TOKENIZER}/{pattern}" for pattern in PATTERNS)]
+    tokenizer = (f"{TOKENIZER}/{pattern}" for pattern in PATTERNS)
+    return hub_files(text, [CONFIG, WEIGHTS, CLASSIFIER, *tokenizer, *also], **hub_options)
+
+
+def hub_files(name: str, patterns: Sequence[str], **hub_options: Any) -> Path:
+    """Download files of a hub's model; ConfigurationError if they cannot be had."""
+    from huggingface_hub import snapshot_download
+
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns, **hub_options))
+        return Path(snapshot_download(name, allow_patterns=list(patterns), **hub_options))
     except OSError as error:
         raise ConfigurationError(
-            f"{nowhere}, and no model of that name can be had from the hub: {error}"
+            f"{_nowhere(name)}, and no model of that name can be had from the hub: {error}"
         ) from error
+
+
+def _nowhere(text: str) -> str:
+    return f"no folder {shortened(text)} (seen from {Path.cwd()})"
 
 
 def checked_device(device: str | torch.device) -> str:

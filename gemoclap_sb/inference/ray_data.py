@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
 from gemoclap_sb.inference.ray_pool import Actor, Pool, work_with_ray
 from gemoclap_sb.inference.shards import (
     ABOUT,
@@ -18,6 +17,7 @@ from gemoclap_sb.inference.shards import (
     ShardResult,
     embed_shard,
 )
+from gemoclap_sb.inference.speaker_encoder import load_encoder
 from gemoclap_sb.models.digest import model_digest
 
 
@@ -82,9 +82,7 @@ class Worker(Actor):
             if model_digest(Path(model)) != job.model:
                 raise ShardError(f"{model} is not the model that the command was given.")
             device = "cuda:0" if pool.gpus else "cpu"
-            self.classifier = GEmoCLAPClassifier.from_pretrained(
-                model, device=device, attribute=job.attribute
-            )
+            self.classifier = load_encoder(model, device, job.attribute)
         except (ValueError, OSError) as error:
             self.stopped = str(error)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gemoclap_sb.inference.classifier import GEmoCLAPClassifier
+    from gemoclap_sb.inference.speaker_encoder import SpeakerEncoder
 
 logger = get_logger(__name__)
 
@@ -101,7 +102,7 @@ class EmbeddingJob:
     model : str
         `gemoclap_sb.models.digest.model_digest` of the model.
     attribute : str
-        Its head.
+        Its head; empty for a speaker encoder.
     batch_size : int or "auto"
         As `gemoclap_sb.inference.bulk.BulkOptions` has it.
     """
@@ -276,7 +277,7 @@ def description_of(folder: str | os.PathLike) -> dict[str, str | int]:
 
 
 def embed_shard(
-    classifier: GEmoCLAPClassifier,
+    classifier: GEmoCLAPClassifier | SpeakerEncoder,
     job: EmbeddingJob,
     part: Part,
     on_file: Callable[[], object] | None = None,
@@ -285,7 +286,7 @@ def embed_shard(
 
     Parameters
     ----------
-    classifier : GEmoCLAPClassifier
+    classifier : GEmoCLAPClassifier or SpeakerEncoder
         The job's model.
     job : EmbeddingJob
         Whose `open_folder` was called, by whomever.
@@ -333,14 +334,14 @@ def embed_shard(
 
 
 def _made(
-    classifier: GEmoCLAPClassifier,
+    classifier: GEmoCLAPClassifier | SpeakerEncoder,
     job: EmbeddingJob,
     part: Part,
     on_file: Callable[[], object] | None,
 ) -> ShardResult:
     import numpy as np
 
-    rows, size = job.manifest.read(part), classifier.mods.embedding_model.output_size
+    rows, size = job.manifest.read(part), classifier.embedding_size
     if len(rows) * size > _MOST_NUMBERS:
         raise ShardError(
             f"{job.name(part)}: {len(rows)} embeddings of {size} numbers are more than a file "

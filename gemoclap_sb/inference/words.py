@@ -54,6 +54,11 @@ class WordClassifier(EncoderClassifier):
         return self.hparams.attribute
 
     @property
+    def embedding_size(self) -> int:
+        """Numbers in an embedding, D."""
+        return self.mods.embedding_model.output_size
+
+    @property
     def labels(self) -> list[str]:
         """The model's own labels, in the order of their indices."""
         return list(self.prompts.words[self.attribute])

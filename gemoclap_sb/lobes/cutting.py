@@ -98,3 +98,14 @@ def cut(wavs: Tensor, starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         parts[row, : stop - start] = wavs[row, start:stop]
     return parts, lengths.float() / parts.shape[1]
+
+
+def equal_pieces(num_samples: int, longest: int) -> list[tuple[int, int]]:
+    """Cut a length into the fewest equal pieces of at most ``longest``: starts and stops.
+
+    >>> equal_pieces(10, 4)
+    [(0, 3), (3, 7), (7, 10)]
+    """
+    count = -(-num_samples // longest)
+    edges = [round(i * num_samples / count) for i in range(count + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))

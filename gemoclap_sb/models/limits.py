@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
@@ -215,7 +216,7 @@ class Budget(TorchFunctionMode):
                 raise ConfigurationError(
                     f"{self.where}: model: expected one of about the {tensors:,} tensors and "
                     f"{numbers:,} numbers of its weights, found a larger one. The weights belong "
-                    "to another config.json."
+                    f"to another {os.path.basename(self.where)}."
                 )
         return func(*args, **kwargs)
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from speechbrain.utils.checkpoints import mark_as_transfer, register_checkpoint_hooks
 from torch import Tensor, nn
 
+from gemoclap_sb.lobes.cutting import equal_pieces
 from gemoclap_sb.lobes.lengths import sample_lengths
 from gemoclap_sb.lobes.projection import Projection
 from gemoclap_sb.models.audio_classifier import AudioClassifier
@@ -92,6 +93,8 @@ class AudioTower(PooledAudio):
         D.
     of_unit_length : bool
         Whether embeddings are L2-normalised.
+    hears_padding : bool
+        Whether an embedding depends on what follows the utterance in its row.
 
     Raises
     ------
@@ -108,6 +111,8 @@ class AudioTower(PooledAudio):
     >>> tower(torch.randn(2, 16000), torch.tensor([1.0, 0.5])).shape
     torch.Size([2, 1, 8])
     """
+
+    hears_padding = False
 
     def __init__(
         self,
@@ -211,9 +216,7 @@ class AudioTower(PooledAudio):
 
     def pieces(self, num_samples: int) -> list[tuple[int, int]]:
         """Cut a length into the fewest equal pieces that are not too long: starts and stops."""
-        count = -(-num_samples // self.longest)
-        edges = [round(i * num_samples / count) for i in range(count + 1)]
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return equal_pieces(num_samples, self.longest)
 
     def join(self, pieces: Iterable[Tensor], num_samples: int) -> Tensor:
         """Embed an utterance ``[1, D]`` that comes in pieces ``[T]``, of a known length in all."""

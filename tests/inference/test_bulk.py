@@ -251,7 +251,7 @@ class SlowLayer(torch.nn.Module):
 class SlowTower(torch.nn.Module):
     """Fifty slow layers: 12 s for a batch or a piece."""
 
-    sample_rate, longest = RATE, 60 * RATE
+    sample_rate, longest, hears_padding = RATE, 60 * RATE, False
     pieces = AudioTower.pieces
 
     def __init__(self, began):
