@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from gemoclap_sb.data.audio import read_audio
 from gemoclap_sb.data.parts import cut_manifest
 from gemoclap_sb.inference import SpeakerEncoder, bulk
-from gemoclap_sb.inference.ray_data import Pool, Worker
+from gemoclap_sb.inference.ray_data import Worker
+from gemoclap_sb.inference.ray_pool import Pool
 from gemoclap_sb.inference.shards import EmbeddingJob
 from gemoclap_sb.inference.speaker_encoder import chosen_attribute, encoder_folder, load_encoder
 from gemoclap_sb.models.digest import model_digest
@@ -215,9 +217,9 @@ def test_a_worker_of_ray_embeds_parts(speaker_folders, encoders, recordings, tmp
     job = EmbeddingJob(manifest, str(tmp_path / "out"), model_digest(folder), "")
     job.open_folder()
     worker = Worker(job, str(folder), Pool(1, 1))
-    assert [worker({"part": n})["rows"] for n in (0, 1)] == [2, 1]
+    assert [json.loads(worker({"number": n})["result"])["rows"] for n in (0, 1)] == [2, 1]
     frame = pd.read_parquet(job.folder)
     expected = embedded(encoders["ecapa"], recordings[:3]).numpy()
     np.testing.assert_allclose(np.stack(frame["embedding"]), expected, atol=1e-5)
     other = Worker(job, str(speaker_folders["xvector"]), Pool(1, 1))
-    assert "is not the model" in other({"part": 0})["stopped"]
+    assert "is not the model" in other({"number": 0})["stopped"]
