@@ -271,7 +271,9 @@ def description_of(folder: str | os.PathLike) -> dict[str, str | int]:
             f"{file} cannot be read ({error}). Give `gemoclap embed` again."
         ) from error
     for key, kind in kinds.items():
-        if type(found.get(key)) is not kind or found[key] in ("", 0):
+        # A speaker encoder has no attribute.
+        is_empty = found.get(key) in ("", 0) and key != _ATTRIBUTE
+        if type(found.get(key)) is not kind or is_empty:
             raise ShardError(f"{file}: expected {key}, found {found.get(key)!r}.")
     return found
 
