@@ -74,6 +74,20 @@ def rewritten(path: Path, **columns) -> None:
     pq.write_table(table, path)
 
 
+def told_otherwise(**changes: str | None):
+    """A part whose metadata say something else, or nothing."""
+
+    def do(path: Path) -> None:
+        table = pq.read_table(path)
+        told = dict(table.schema.metadata)
+        for key, value in changes.items():
+            told.pop(key := f"gemoclap_sb.{key}".encode())
+            told |= {} if value is None else {key: value.encode()}
+        pq.write_table(table.replace_schema_metadata(told), path)
+
+    return do
+
+
 def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -103,6 +117,14 @@ DAMAGES = {
         "1 numbers an embedding, not 8",
     ),
     "a byte": (flipped, ""),
+    "no size": (told_otherwise(size=None), "KeyError"),
+    "a size of 0": (told_otherwise(size="0"), "embeddings of 7 rows"),
+    "no failures": (told_otherwise(errors=None), "KeyError"),
+    "failures of nothing": (told_otherwise(errors="[[1]]"), "TypeError"),
+    "rows are gone": (
+        lambda path: pq.write_table(pq.read_table(path).slice(1), path),
+        "embeddings of 7 rows",
+    ),
 }
 
 
