@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,11 +77,6 @@ def run(options: Namespace, out: TextIO) -> int:
 
 def _joined(options: Namespace) -> tuple[Any, Any, Any]:
     """Give the speaker, the cluster and the label of each utterance, arrays of N."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UsageError(
-            "pyarrow is needed and not installed. Install it with `pip install "
-            "'gemoclap_sb[parquet]'`."
-        )
     import numpy as np
     import pandas as pd
 

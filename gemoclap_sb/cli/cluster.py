@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from gemoclap_sb.cli import inputs, shares
 from gemoclap_sb.cli.destinations import check_folder, writing
-from gemoclap_sb.cli.errors import usage_errors
+from gemoclap_sb.cli.errors import UsageError, usage_errors
 from gemoclap_sb.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ def run(options: Namespace, out: TextIO) -> int:
             options.seed,
         )
         embedded = open_embedded(options.manifest, options.embeddings, options.speaker_column)
-    job = ClusterJob(embedded, str(folder), clustering, options.files or files_for(embedded))
+    files, rows = options.files or files_for(embedded), embedded.manifest.rows
+    if files > rows:
+        raise UsageError(f"--files: expected at most {rows}, a file an utterance, found {files}.")
+    job = ClusterJob(embedded, str(folder), clustering, files)
     again = " The same command goes on from what is finished."
     with usage_errors(), writing(folder, again):
         job.open_folder()

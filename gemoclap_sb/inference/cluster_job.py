@@ -362,7 +362,7 @@ def _csv(left_out: list[LeftOut]) -> str:
 
 def _write_changed(path: Path, text: str) -> None:
     """Write a file, if it does not say that already."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 

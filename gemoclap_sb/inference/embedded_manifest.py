@@ -62,7 +62,8 @@ class EmbeddedManifest:
     def read(self, part: Part) -> Iterator[Block]:
         """Read a part: embedded rows in their order, then those without an embedding.
 
-        ShardError if its file is damaged, ManifestError if the manifest has changed.
+        ShardError if its file is damaged or embeddings have another length than 1, ManifestError
+        if the manifest has changed.
         """
         cells = self.manifest.cells(part)
         places = {name: place for place, (name, *_) in enumerate(cells)}
@@ -86,10 +87,17 @@ class EmbeddedManifest:
                     raise ValueError(f"{vectors.shape[1]} numbers an embedding, not {self.size}")
                 with np.errstate(over="ignore", invalid="ignore"):
                     lengths = np.linalg.norm(vectors, axis=1)
-                # Written so that NaN fails it.
-                if not (np.abs(lengths - 1) <= _TOLERANCE).all():
-                    raise ValueError("embeddings that are not of length 1")
+                if not np.isfinite(lengths).all():
+                    raise ValueError("embeddings that are not finite")
+                if (off := np.abs(lengths - 1)).max() > _TOLERANCE:
+                    raise ShardError(
+                        f"{file}: expected embeddings of length 1, found {lengths[off.argmax()]:g}."
+                        " A classifier with a linear layer has no such embeddings; embed with "
+                        "another model."
+                    )
                 yield names, vectors
+        except ShardError:
+            raise
         except parquet.DAMAGED as error:
             raise self._damaged(part, " ".join(str(error).split())) from error
 

@@ -191,8 +191,14 @@ class EmbeddingJob:
                     f"{file}: expected embeddings of {_said(key, expected)}, found those of "
                     f"{_said(key, held.get(key))}. Name another folder, or remove this file."
                 )
-        failures = tuple(Failure(*cells) for cells in json.loads(held[_FAILED]))
-        return ShardResult(part.number, found.num_rows, int(held[_SIZE]), failures)
+        try:
+            failures = tuple(Failure(*cells) for cells in json.loads(held[_FAILED]))
+            result = ShardResult(part.number, found.num_rows, int(held[_SIZE]), failures)
+            if result.size < 1 or result.rows + len(failures) != part.rows:
+                raise ValueError(f"{result.rows} embeddings of {part.rows} rows")
+        except _DAMAGED as error:
+            raise DamagedPartError(f"{file} is damaged ({in_one_line(error)}).") from error
+        return result
 
     def write_failures(self, part: Part, failures: Sequence[Failure]) -> None:
         """List the failures of a part, if the list is not there; remove that of another attempt."""
@@ -271,7 +277,9 @@ def description_of(folder: str | os.PathLike) -> dict[str, str | int]:
             f"{file} cannot be read ({error}). Give `gemoclap embed` again."
         ) from error
     for key, kind in kinds.items():
-        if type(found.get(key)) is not kind or found[key] in ("", 0):
+        # A speaker encoder has no attribute.
+        is_empty = found.get(key) in ("", 0) and key != _ATTRIBUTE
+        if type(found.get(key)) is not kind or is_empty:
             raise ShardError(f"{file}: expected {key}, found {found.get(key)!r}.")
     return found
 

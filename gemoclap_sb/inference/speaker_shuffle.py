@@ -7,12 +7,15 @@ rows-00003.arrow   rows of some speakers, in the manifest's order: Arrow streams
                    other, so that a file need not stay open among thousands
 done.json          rows of each; written last
 
-An interrupted shuffle is done again.
+An interrupted shuffle is done again. It gets its name when it is whole: of two processes that do
+the same at the same time, which nobody should ask for, none writes into the other's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
 _DONE = "done.json"
 # Of embeddings that are held until they are written, and how many at most.
 _HELD_BYTES, _HELD_ROWS = 32 * 2**20, 2**16
+
+
+class ShuffleError(ValueError):
+    """Another process is at the same rows; the message says what to do."""
 
 
 class Speaker(NamedTuple):
@@ -60,34 +67,65 @@ def shuffle(
     """Write the wanted files of so many into a folder, unless that has been done.
 
     Gives the number of rows of each. ``on_rows`` is told how many rows of the manifest were read.
-    Errors as `EmbeddedManifest.read`; OSError if the folder cannot be written.
+    Errors as `EmbeddedManifest.read`; OSError if the folder cannot be written; ShuffleError if
+    another process begins the same meanwhile.
     """
-    if (folder / _DONE).exists():
-        done = {int(number): rows for number, rows in read_json(folder / _DONE).items()}
-        if all(number in done and _file(folder, number).exists() for number in wanted):
-            return done
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for number in wanted:
-        _file(folder, number).touch()
-    writer = _Writer(folder, files, frozenset(wanted), embedded.size)
-    for part in embedded.manifest.parts:
-        for block in embedded.read(part):
-            writer.add(block)
-        on_rows(part.rows)
-    writer.flush()
-    rows = {number: writer.written[number] for number in wanted}
-    write_json(folder / _DONE, rows)
+    if (done := _done(folder, wanted)) is not None:
+        return done
+    for left in (folder, *folder.parent.glob(f"{folder.name}-*")):
+        shutil.rmtree(left, ignore_errors=True)
+    unfinished = folder.with_name(f"{folder.name}-{secrets.token_hex(4)}")
+    unfinished.mkdir(parents=True)
+    try:
+        for number in wanted:
+            _file(unfinished, number).touch()
+        writer = _Writer(unfinished, files, frozenset(wanted), embedded.size)
+        for part in embedded.manifest.parts:
+            for block in embedded.read(part):
+                writer.add(block)
+            on_rows(part.rows)
+        writer.flush()
+        rows = {number: writer.written[number] for number in wanted}
+        if not unfinished.exists():
+            raise FileNotFoundError(unfinished)
+        write_json(unfinished / _DONE, rows)
+        os.replace(unfinished, folder)
+    except OSError as error:
+        if unfinished.exists() and not (folder / _DONE).exists():
+            raise
+        raise _another(folder) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return rows
 
 
+def _done(folder: Path, wanted: Collection[int]) -> dict[int, int] | None:
+    """Tell the rows of each file of a shuffle that is whole; None if a wanted one is not there."""
+    if not (folder / _DONE).exists():
+        return None
+    done = {int(number): rows for number, rows in read_json(folder / _DONE).items()}
+    there = all(number in done and _file(folder, number).exists() for number in wanted)
+    return done if there else None
+
+
+def _another(what: Path) -> ShuffleError:
+    return ShuffleError(
+        f"{what}: another process does the same work at the same time. Let it go on alone, or give "
+        "each its own --shard."
+    )
+
+
 def read_speakers(folder: Path, number: int) -> Iterator[Speaker]:
-    """Read the speakers of a file in the order of their names."""
+    """Read the speakers of a file in the order of their names; ShuffleError if it is gone."""
     import pyarrow as pa
     import pyarrow.compute
 
     tables = []
-    with pa.OSFile(str(_file(folder, number))) as file:
+    try:
+        opened = pa.OSFile(str(_file(folder, number)))
+    except FileNotFoundError as error:
+        raise _another(_file(folder, number)) from error
+    with opened as file:
         size = file.size()
         while file.tell() < size:
             tables.append(pa.ipc.open_stream(file).read_all())

@@ -30,6 +30,8 @@ from gemoclap_sb.models.data_files import read_bytes
 from gemoclap_sb.models.errors import ConfigurationError, shortened, shown
 
 _MOST_BYTES, _MOST_NODES, _DEEPEST, _LONGEST_TEXT = 2**16, 2000, 50, 1000
+# With what is referred to in its place, each time.
+_MOST_UNFOLDED = 20_000
 _NAMED = re.compile(r"!(new|name):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)", re.ASCII)
 _REFERENCE = re.compile(r"<([^<>]*)>")
 _PLACE = re.compile(r"([^\[\].]+)((?:\[[^\[\]]+\])*)")
@@ -86,7 +88,8 @@ class HyperPyYAMLData:
             raise ConfigurationError(f"no file {path} (seen from {Path.cwd()}).") from None
         except ConfigurationError:
             raise
-        except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        # The last for values that are not what their tags say, as `!!bool maybe`.
+        except (YAMLError, ValueError, TypeError, RecursionError, LookupError) as error:
             reason = shortened(str(error))
             raise ConfigurationError(f"{path}: expected HyperPyYAML: {reason}.") from error
         if not isinstance(content, dict):
@@ -102,7 +105,13 @@ class HyperPyYAMLData:
     def __getitem__(self, key: str) -> Any:
         """Give what a key stands for; ConfigurationError if it is not there, or leads nowhere."""
         try:
-            return self._looked_up(key)
+            value = self._looked_up(key)
+            if (count := _unfolded(value, {})) > _MOST_UNFOLDED:
+                raise ConfigurationError(
+                    f"{self.path}: {key}: expected at most {_MOST_UNFOLDED:,} values with all that "
+                    f"is referred to, found {count:,}."
+                )
+            return value
         except RecursionError:
             raise ConfigurationError(f"{self.path}: {key}: nested too deeply.") from None
 
@@ -207,6 +216,24 @@ def leaves(value: Any) -> Iterator[tuple[str, Any]]:
                 waiting += value.items()
             else:
                 waiting += [(key, one) for one in value]
+
+
+def _unfolded(value: Any, known: dict[int, int]) -> int:
+    """Count the plain values in what was read; what is shared counts wherever it is.
+
+    To print or copy it takes as long.
+    """
+    if isinstance(value, Named):
+        inner = [value.args, value.kwargs]
+    elif isinstance(value, dict | list | tuple):
+        inner = list(value.values() if isinstance(value, dict) else value)
+    else:
+        return 1
+    if id(value) not in known:
+        # One that holds itself counts once.
+        known[id(value)] = 0
+        known[id(value)] = sum(_unfolded(one, known) for one in inner)
+    return known[id(value)]
 
 
 def _check_structure(text: str) -> None:

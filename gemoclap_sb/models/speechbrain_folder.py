@@ -53,6 +53,7 @@ _PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 _RANGES = {
     **RANGES,
     "n_fft": (16, 65_536),
+    "n_stft": (1, 32_769),
     "win_length": (1, 10_000),
     "hop_length": (1, 10_000),
     "left_frames": (0, 100),

@@ -28,6 +28,8 @@ def read_state(path: Path) -> Mapping[str, Any]:
         if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
             raise ValueError(f"{type(state).__name__}")
         for name, tensor in state.items():
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                raise ValueError(f"{shortened(name, 80)} has no numbers")
             # One of a single number may claim any shape, with strides of 0.
             if isinstance(tensor, Tensor) and tensor.nbytes > tensor.untyped_storage().nbytes():
                 raise ValueError(f"{shortened(name, 80)} is larger than what the file holds of it")
@@ -80,7 +82,8 @@ def _compare(
                 f"{path}: {shortened(name, 80)}: expected {tensor.dtype} {list(tensor.shape)}, "
                 f"found {what}. The file belongs to another model."
             )
-        if not torch.isfinite(found).all():
+        # As the model holds it: not every kind of numbers can be looked at.
+        if not torch.isfinite(found.to(tensor.dtype)).all():
             raise WeightsError(
                 f"{path}: {shortened(name, 80)}: expected finite numbers, found NaN or infinity. "
                 "Take another copy of the model."

@@ -158,6 +158,13 @@ def test_no_label_of_emotion_is_read(embedded, arguments, whole, tmp_path, comma
     (tmp_path / "all.csv").write_text(text.replace(",emotion", "").replace(",secret", ""))
     given = [tmp_path / "all.csv", *arguments[1:], "--output", tmp_path / "out"]
     assert command("cluster", *given)[0] == 0
+    # Which says where the manifest was.
+    of_another = (
+        (tmp_path / "out" / "clusters.json")
+        .read_text()
+        .replace(str(tmp_path / "all.csv"), str(embedded.csv))
+    )
+    (tmp_path / "out" / "clusters.json").write_text(of_another)
     check_same(tmp_path / "out", whole)
 
 
@@ -168,6 +175,7 @@ def test_no_label_of_emotion_is_read(embedded, arguments, whole, tmp_path, comma
         (["--clusters", "some"], "expected auto, or 2 and more, found some"),
         (["--clusters", "3", "--most-clusters", "4"], "--most-clusters: goes with clusters that"),
         (["--least-utterances", "2"], "--least-utterances: expected 4 or more, found 2"),
+        (["--files", "100000000"], "--files: expected at most "),
         (["--seed", "-1"], "expected 0 to 4294967295, found -1"),
         (["--seed", "4294967296"], "expected 0 to 4294967295"),
         (["--method", "dbscan"], "invalid choice"),

@@ -70,6 +70,21 @@ def test_a_manifest_in_shards_of_jobs_and_of_torchrun(
     assert status == 2 and "expected embeddings of model" in one_line(err)
 
 
+def test_its_embeddings_can_be_clustered(speakers, manifest, tmp_path, command):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    rows = [f"{i},{i % 5}.wav,{'Ann' if i < 12 else 'Bob'}\n" for i in range(20)]
+    given = manifest.with_name("spoken.csv")
+    given.write_text("".join(["ID,wav,spk_id\n", *rows]))
+    folder = tmp_path / "embeddings"
+    assert command("embed", given, "--model", speakers, "--output", folder)[0] == 0
+    run = ["cluster", given, "--embeddings", folder, "--output", tmp_path / "clusters"]
+    status, _, err = command(*run)
+    assert status == 0, err
+    record = json.loads((tmp_path / "clusters" / "clusters.json").read_text())
+    assert (record["speakers"], record["utterances"]) == (2, 20)
+    assert record["embeddings"]["attribute"] == ""
+
+
 def test_it_has_no_attributes(speakers, audio, manifest, tmp_path, command):
     for given, output in ((audio, "x.npy"), (manifest, "out")):
         run = ["embed", given, "--model", speakers, "--output", tmp_path / output]

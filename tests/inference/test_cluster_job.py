@@ -202,6 +202,16 @@ def test_what_is_damaged_or_missing_is_made_again(damage, job):
     assert content(job.folder) == whole
 
 
+@pytest.mark.parametrize("name", ["left_out.csv", "clusters.json"])
+def test_what_is_said_last_is_said_again_if_it_is_damaged(name, job):
+    cluster_all(job)
+    job.finish()
+    whole = content(job.folder)
+    Path(job.folder, name).write_bytes(b"\xff")
+    job.finish()
+    assert content(job.folder) == whole
+
+
 def test_the_reader_tells_of_an_unfinished_folder(job):
     cluster_all(job)
     with pytest.raises(ClustersError, match=r"has no clusters.json"):

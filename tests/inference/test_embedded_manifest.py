@@ -74,6 +74,20 @@ def rewritten(path: Path, **columns) -> None:
     pq.write_table(table, path)
 
 
+def told_otherwise(**changes: str | None):
+    """A part whose metadata say something else, or nothing."""
+
+    def do(path: Path) -> None:
+        table = pq.read_table(path)
+        told = dict(table.schema.metadata)
+        for key, value in changes.items():
+            told.pop(key := f"gemoclap_sb.{key}".encode())
+            told |= {} if value is None else {key: value.encode()}
+        pq.write_table(table.replace_schema_metadata(told), path)
+
+    return do
+
+
 def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -96,17 +110,21 @@ DAMAGES = {
     "repeated IDs": (lambda path: rewritten(path, ID=lambda c: [c[1], *c[1:]]), "its IDs are not"),
     "NaN": (
         lambda path: rewritten(path, embedding=lambda c: [[float("nan")] * 8, *c[1:]]),
-        "not of length 1",
-    ),
-    "not normalised": (
-        lambda path: rewritten(path, embedding=lambda c: [[2.0] * 8, *c[1:]]),
-        "not of length 1",
+        "not finite",
     ),
     "another size": (
         lambda path: rewritten(path, embedding=lambda c: [[1.0]] * len(c)),
         "1 numbers an embedding, not 8",
     ),
     "a byte": (flipped, ""),
+    "no size": (told_otherwise(size=None), "KeyError"),
+    "a size of 0": (told_otherwise(size="0"), "embeddings of 7 rows"),
+    "no failures": (told_otherwise(errors=None), "KeyError"),
+    "failures of nothing": (told_otherwise(errors="[[1]]"), "TypeError"),
+    "rows are gone": (
+        lambda path: pq.write_table(pq.read_table(path).slice(1), path),
+        "embeddings of 7 rows",
+    ),
 }
 
 
@@ -122,6 +140,16 @@ def test_damage_is_told_with_the_file_and_what_to_do(damage, written):
     told = str(error.value)
     assert told.startswith(f"{path} is damaged (") and "\n" not in told and reason in told
     assert told.endswith("Delete it, and give `gemoclap embed` again.")
+
+
+def test_a_linear_classifiers_embeddings_are_told_from_damage(written):
+    path = sorted(written.folder.glob("part-*"))[1]
+    rewritten(path, embedding=lambda cells: [[2.0] * 8, *cells[1:]])
+    embedded = open_embedded(written.csv, written.folder)
+    with pytest.raises(ShardError, match=r"expected embeddings of length 1, found 5\.65") as error:
+        list(embedded.read(embedded.manifest.parts[1]))
+    told = str(error.value)
+    assert told.startswith(f"{path}: ") and "damaged" not in told and "linear layer" in told
 
 
 def changed(written: Embedded, old: str, new: str) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from gemoclap_sb.inference import speaker_shuffle
 from gemoclap_sb.inference.embedded_manifest import EmbeddedManifest, open_embedded
-from gemoclap_sb.inference.speaker_shuffle import drop, file_of, read_speakers, shuffle
+from gemoclap_sb.inference.speaker_shuffle import (
+    ShuffleError,
+    drop,
+    file_of,
+    read_speakers,
+    shuffle,
+)
 from tests.embedded_speakers import blobs, write_embedded
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -90,3 +96,30 @@ def test_it_is_done_once_unless_it_was_interrupted(written, tmp_path, monkeypatc
     # What is gone is made again.
     assert shuffle(embedded, folder, 3, [0, 2], lambda rows: None) == {0: rows[0], 2: rows[2]}
     assert len(calls) == count + len(embedded.manifest.parts)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+
+
+@pytest.mark.parametrize("begun", [0, 2])
+def test_of_two_at_the_same_time_one_goes_on(begun, written, tmp_path, monkeypatch):
+    """The other begins when the first has just begun, or is in the middle."""
+    monkeypatch.setattr(speaker_shuffle, "_HELD_BYTES", 1)
+    embedded, folder = open_embedded(written.csv, written.folder), tmp_path / "rows"
+    original, parts = EmbeddedManifest.read, []
+    expected = shuffle(embedded, tmp_path / "alone", 3, range(3), lambda rows: None)
+
+    def read(self, part):
+        parts.append(part.number)
+        if len(parts) == begun + 1:
+            assert shuffle(embedded, folder, 3, range(3), lambda rows: None) == expected
+        return original(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedManifest, "read", read)
+        with pytest.raises(ShuffleError, match="another process does the same work"):
+            shuffle(embedded, folder, 3, range(3), lambda rows: None)
+    found = [one for number in range(3) for one in read_speakers(folder, number)]
+    assert sum(len(one.ids) + one.without for one in found) == len(written.speakers)
+    assert {path.name for path in tmp_path.iterdir()} == {"alone", "rows"}
+    drop(folder, 1)
+    with pytest.raises(ShuffleError, match="rows-00001.arrow: another process"):
+        list(read_speakers(folder, 1))

@@ -106,6 +106,8 @@ def test_a_tuple_runs_nothing(read, tmp_path):
         ("b: 0\na: !ref 1 / <b>", "division by zero"),
         ("a: " + "[" * 2000 + "]" * 2000, "50 levels"),
         ("a: \0", "expected HyperPyYAML"),
+        ("a: !!bool maybe", "expected HyperPyYAML"),
+        ('a: !!int ""', "expected HyperPyYAML"),
         ("a: [" + "1, " * 20_000 + "1]", "at most 2,000 values"),
         ("b: " + "x" * 900 + "\na: !ref <b><b>", "too long"),
         ("a: " + "x" * 70_000, "at most 65,536 bytes"),
@@ -121,5 +123,9 @@ def test_what_multiplies_ends(read):
     chain = [f"a{i}: !new:x.A [!ref <a{i - 1}>, !ref <a{i - 1}>]" for i in range(1, 60)]
     lists = [f"b{i}: [!ref <b{i - 1}>, !ref <b{i - 1}>]" for i in range(1, 60)]
     data = read("\n".join(["a0: 1", *chain, "b0: 1", *lists, "c: {d: !ref <a59>}", "p: 9"]))
-    assert len(list(leaves([data["c"], data["a59"], data["b59"]]))) == 4
+    for key in ("c", "a59", "b59"):
+        with pytest.raises(ConfigurationError, match=f"{key}: expected at most 20,000 values"):
+            data[key]
+    # What is shared is looked through once.
+    assert len(list(leaves([data["a14"], data["b14"]]))) == 4
     assert read("p: 9\na: !ref <p>**<p>**<p>**<p>")["a"] == "9**9**9**9"

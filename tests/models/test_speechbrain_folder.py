@@ -171,6 +171,7 @@ def test_a_custom_module_beside_it_is_not_run(folder):
         ("n_mels: 24\n", "n_mels: twenty\n", "compute_features: nothing can be built"),
         ("    n_mels: !ref <n_mels>\n", "    mels: 24\n", "compute_features: nothing can be built"),
         ("    n_mels: !ref <n_mels>\n", "    hop_length: 0.0001\n", "'hop_length'"),
+        ("    n_mels: !ref <n_mels>\n", "    n_stft: 1000000\n", "'n_stft'"),
         ("lin_neurons: 12", "lin_neurons: 10000000000", "'lin_neurons'"),
         ("channels: [16, 16, 16, 16, 48]", "channels: [16, 16, 16, 16, 900000]", "larger one"),
         ("norm_type: sentence", "norm_type: speaker", "mean_var_norm: nothing can be built"),
@@ -239,6 +240,8 @@ def changed(name: str, state: dict) -> dict:
         "NaN": {**state, "fc.conv.bias": bias * float("nan")},
         # One number that claims to be a million million.
         "expanded": {**state, "fc.conv.bias": torch.zeros(1).expand(10**12)},
+        "double": {**state, "fc.conv.bias": bias.double() + 1e300},
+        "meta": {**state, "fc.conv.bias": bias.to("meta")},
         "list": [bias],
     }[name]
 
@@ -253,6 +256,8 @@ def changed(name: str, state: dict) -> dict:
         ("no tensor", "found 3"),
         ("NaN", "found NaN"),
         ("expanded", "larger than what the file holds"),
+        ("double", "found NaN or infinity"),
+        ("meta", "fc.conv.bias has no numbers"),
         ("list", "expected a state dict"),
     ],
 )
@@ -260,6 +265,14 @@ def test_weights_of_another_model(name, told, folder):
     state = torch.load(folder / WEIGHTS, weights_only=True)
     torch.save(changed(name, state), folder / WEIGHTS)
     refused(folder, WeightsError, told)
+
+
+def test_weights_of_few_bits_are_taken(folder):
+    state = torch.load(folder / WEIGHTS, weights_only=True)
+    state["fc.conv.bias"] = state["fc.conv.bias"].to(torch.float8_e4m3fn)
+    torch.save(state, folder / WEIGHTS)
+    found = SpeechBrainFolder(folder).load()["embedding_model"].state_dict()["fc.conv.bias"]
+    assert torch.equal(found, state["fc.conv.bias"].float())
 
 
 def test_statistics_are_read_as_weights_are(speaker_folders, tmp_path):
