@@ -46,7 +46,6 @@ _BUILT = (
     "speechbrain.lobes.models.CRDNN.CRDNN.", "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN.",
     "speechbrain.lobes.models.ResNet.ResNet.", "speechbrain.lobes.models.Xvector.Xvector.",
     "speechbrain.nnet.", "speechbrain.processing.features.", "torch.nn.modules.",
-    "torchaudio.transforms.",
 )  # fmt: skip
 _PRETRAINER = {"collect_in", "loadables", "paths"}
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
