@@ -199,6 +199,16 @@ def test_the_nearest_of_the_same_speaker_is_looked_at():
     assert found["cluster_chance"] == pytest.approx([2 / 3, 2 / 3, 0, 2 / 3, 1, 1])
 
 
+def test_the_nearest_is_the_same_in_half_precision():
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.ones(16) + 0.2 * torch.randn(32, 16, generator=generator)
+    outputs = {"cluster": EmbeddingOutput(torch.nn.functional.normalize(vectors, dim=1))}
+    labels = {"cluster": torch.arange(32) // 4, "spk_id": torch.arange(32) // 8}
+    wide = right(outputs, labels, ClusterContrastiveObjective())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert right(outputs, labels, ClusterContrastiveObjective()) == wide
+
+
 def told(capsys) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
