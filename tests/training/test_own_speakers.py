@@ -91,6 +91,8 @@ def test_a_share_of_the_labels_is_learnt_from(small_manifests, tmp_path):
     assert main(None, argv) == 0
     metrics = json.loads((folder / "metrics.json").read_text())
     assert "Learnt from 36 of 72 training utterances." in metrics["notes"]
+    # The others are not learnt from, and nothing is wrong with their audio.
+    assert not any("Left out" in note for note in metrics["notes"])
     assert metrics["data"]["train"]["rows"] == 36
     # What is validated and tested on is what it was.
     assert metrics["data"]["valid"]["rows"] == 8 and metrics["n_test"] == 20
