@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -78,6 +79,23 @@ def test_wrong_speakers_are_told_in_a_line(text, told, tmp_path, capsys):
     [said] = capsys.readouterr().err.strip().splitlines()
     assert said.startswith("error: --speakers_csv") and told in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_wherever_the_same_manifest_is(trained, small_manifests, tmp_path, capsys):
+    root, rows = small_manifests["data_root"], Path(small_manifests["train_csv"]).read_text()
+    run, csv = shutil.copytree(trained, tmp_path / "run"), tmp_path / "moved.csv"
+    csv.write_text(rows)
+    assert main(None, command(run, csv, data_folder=root)) == 0
+    capsys.readouterr()
+    # Another utterance of a speaker who is there already; and one speaker less.
+    head, *lines = rows.splitlines()
+    csv.write_text("\n".join([head, *lines[:-1]]) + "\n")
+    assert main(None, command(run, csv, data_folder=root)) == 2
+    assert "begun on other data" in capsys.readouterr().err
+    alone = pd.read_csv(small_manifests["train_csv"], dtype=str).spk_id[0]
+    csv.write_text("\n".join([head, *(of for of in lines if f",{alone}," not in of)]) + "\n")
+    assert main(None, command(run, csv, data_folder=root)) == 2
+    assert "begun with other settings" in capsys.readouterr().err
 
 
 def test_without_a_manifest_it_is_asked_for(tmp_path, capsys):
