@@ -51,6 +51,8 @@ def test_one_command_makes_all_that_is_missing(recipe, small_manifests, tmp_path
     [
         (["--no_such_key", "1"], "--no_such_key is no key of"),
         (["--clusters_folder", "x"], "--clusters_folder is left to"),
+        # Of the last step, and told before the first.
+        (["--temperature", "0"], "--temperature: expected a number, above 0"),
     ],
 )
 def test_wrong_options_are_told(options, told, recipe, small_manifests, tmp_path, capsys):
@@ -58,6 +60,16 @@ def test_wrong_options_are_told(options, told, recipe, small_manifests, tmp_path
     argv = [csv, str(tmp_path / "run"), "--data_folder", root, *TINY, *options]
     assert recipe("pretrain").main(argv) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--clusters", "many"), ("--clusters", "1"), ("--speaker_epochs", "0")]
+)
+def test_its_own_options_are_looked_at_before_the_first_step(option, value, recipe, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        recipe("pretrain").main(["no.csv", "run", option, value])
+    assert f"{option}: expected " in (said := capsys.readouterr().err) and f"found {value}" in said
 
 
 def test_an_encoder_that_is_not_there_is_told(recipe, small_manifests, tmp_path, capsys):
