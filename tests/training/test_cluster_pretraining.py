@@ -94,7 +94,8 @@ def killed_in_a_step(argv: list[str]) -> None:
 
 
 def test_a_killed_run_ends_as_one_that_was_not(whole, corpus, tmp_path):
-    argv = command(tmp_path / "run", *corpus)
+    # In the midst of an epoch, of which there is a checkpoint.
+    argv = command(tmp_path / "run", *corpus, "--ckpt_interval_steps", "1")
     process = CONTEXT.Process(target=killed_in_a_step, args=(argv,))
     process.start()
     process.join(120)
