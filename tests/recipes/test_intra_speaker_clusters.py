@@ -80,7 +80,7 @@ def test_an_encoder_that_is_not_there_is_told(recipe, small_manifests, tmp_path,
 
 
 @pytest.mark.skipif(not (SHARED / "data/nemo16k").is_dir(), reason="no ../shared/data/nemo16k")
-def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path):
+def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path, monkeypatch):
     """Each row begins from a folder that a start writes; every start hears what it should."""
     curves = recipe("learning_curves")
     seen = {}
@@ -96,7 +96,8 @@ def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path):
         seen["script"], seen["argv"] = script, argv
         return 0
 
-    curves.run_folds, curves.comparisons.main = run_folds, main
+    monkeypatch.setattr(curves, "run_folds", run_folds)
+    monkeypatch.setattr(curves.comparisons, "main", main)
     assert curves.main(options) == 0
     assert seen["script"].is_file() and "--nemo_folder" not in seen["argv"]
     made = {str(fold.folder.relative_to(tmp_path)) for fold in seen["folds"]}
@@ -116,3 +117,24 @@ def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path):
             other = Path(command[2]).with_name("test.csv")
             assert len(heard) >= 15 and not heard & set(pd.read_csv(other, dtype=str).spk_id)
             assert command[command.index("--n_mels") + 1] == "64"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--only", "none"], "--only none: expected groups or rows of"),
+        (["--jobs", "0"], "--jobs: expected 1 or more, found 0"),
+        (["--no_such_key", "1"], "--no_such_key is no key of"),
+        ([], "nEMO folder"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_trained(
+    options, told, recipe, tmp_path, monkeypatch, capsys
+):
+    curves = recipe("learning_curves")
+    monkeypatch.setattr(curves, "run_folds", lambda *arguments: pytest.fail("trained"))
+    folders = ["--data_folder", str(tmp_path), "--nemo_folder", str(tmp_path / "nowhere")]
+    argv = [*folders, "--output_folder", str(tmp_path / "out"), "--seeds", "1", *options]
+    assert curves.main(argv) == 2
+    [said] = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith("error: ") and told in said
