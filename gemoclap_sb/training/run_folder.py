@@ -305,8 +305,8 @@ def _comparable(settings: Mapping[str, object], by_content: bool) -> dict[str, o
 
     kept = {key: of for key, of in settings.items() if key not in UNRECORDED and of is not None}
     if by_content:
-        given = {key: of for split in SPLITS if (of := kept.get(key := f"{split}_csv")) is not None}
-        kept |= {key: "given" if of else "" for key, of in given.items()}
+        named = kept.keys() & {"speakers_csv", *(f"{split}_csv" for split in SPLITS)}
+        kept |= {key: "given" if kept[key] else "" for key in named}
     return without_paths(kept)
 
 

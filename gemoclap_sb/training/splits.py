@@ -77,6 +77,9 @@ def _find_splits(
     with kept_on_error(run.folder / MANIFESTS):
         manifests = find_manifests(hparams, prepare, columns)
         rows = read_splits(manifests, hparams, columns)
+        paths = {split: str(manifests[f"{split}_csv"]) for split in SPLITS}
+        # Of all rows: those that the share leaves out can be used.
+        left_out = left_out_rows(paths, rows, manifests.get("left_out", {}))
         share, whole = hparams.get("train_share", 1.0), len(rows["train"])
         if share < 1:
             target = hparams["modules"]["clap"].heads[0]
@@ -86,7 +89,6 @@ def _find_splits(
             for split, of in rows.items()
         }
         bind_data(run.folder, run.settings, contents)
-    paths = {split: str(manifests[f"{split}_csv"]) for split in SPLITS}
     validation, notes = manifests["validation"], list(manifests["notes"])
     if validation not in TESTED_TOO and same_rows(rows["valid"], rows["test"]):
         validation = "test"
@@ -97,7 +99,6 @@ def _find_splits(
     if manifests["validation"] is None:
         # Of manifests that were prepared, the preparation says so.
         notes += unlearnt_classes(rows, hparams["modules"]["clap"].heads[0])
-    left_out = left_out_rows(paths, rows, manifests.get("left_out", {}))
     notes += [
         f"Left out of {split}, their audio being unusable: {len(ids)}, first {ids[0]}."
         for split, ids in left_out.items()

@@ -51,6 +51,8 @@ def test_one_command_makes_all_that_is_missing(recipe, small_manifests, tmp_path
     [
         (["--no_such_key", "1"], "--no_such_key is no key of"),
         (["--clusters_folder", "x"], "--clusters_folder is left to"),
+        # Of the last step, and told before the first.
+        (["--temperature", "0"], "--temperature: expected a number, above 0"),
     ],
 )
 def test_wrong_options_are_told(options, told, recipe, small_manifests, tmp_path, capsys):
@@ -58,6 +60,16 @@ def test_wrong_options_are_told(options, told, recipe, small_manifests, tmp_path
     argv = [csv, str(tmp_path / "run"), "--data_folder", root, *TINY, *options]
     assert recipe("pretrain").main(argv) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--clusters", "many"), ("--clusters", "1"), ("--speaker_epochs", "0")]
+)
+def test_its_own_options_are_looked_at_before_the_first_step(option, value, recipe, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        recipe("pretrain").main(["no.csv", "run", option, value])
+    assert f"{option}: expected " in (said := capsys.readouterr().err) and f"found {value}" in said
 
 
 def test_an_encoder_that_is_not_there_is_told(recipe, small_manifests, tmp_path, capsys):
@@ -68,7 +80,7 @@ def test_an_encoder_that_is_not_there_is_told(recipe, small_manifests, tmp_path,
 
 
 @pytest.mark.skipif(not (SHARED / "data/nemo16k").is_dir(), reason="no ../shared/data/nemo16k")
-def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path):
+def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path, monkeypatch):
     """Each row begins from a folder that a start writes; every start hears what it should."""
     curves = recipe("learning_curves")
     seen = {}
@@ -84,7 +96,8 @@ def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path):
         seen["script"], seen["argv"] = script, argv
         return 0
 
-    curves.run_folds, curves.comparisons.main = run_folds, main
+    monkeypatch.setattr(curves, "run_folds", run_folds)
+    monkeypatch.setattr(curves.comparisons, "main", main)
     assert curves.main(options) == 0
     assert seen["script"].is_file() and "--nemo_folder" not in seen["argv"]
     made = {str(fold.folder.relative_to(tmp_path)) for fold in seen["folds"]}
@@ -104,3 +117,24 @@ def test_starts_and_rows_of_the_learning_curves_fit(recipe, tmp_path):
             other = Path(command[2]).with_name("test.csv")
             assert len(heard) >= 15 and not heard & set(pd.read_csv(other, dtype=str).spk_id)
             assert command[command.index("--n_mels") + 1] == "64"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--only", "none"], "--only none: expected groups or rows of"),
+        (["--jobs", "0"], "--jobs: expected 1 or more, found 0"),
+        (["--no_such_key", "1"], "--no_such_key is no key of"),
+        ([], "nEMO folder"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_trained(
+    options, told, recipe, tmp_path, monkeypatch, capsys
+):
+    curves = recipe("learning_curves")
+    monkeypatch.setattr(curves, "run_folds", lambda *arguments: pytest.fail("trained"))
+    folders = ["--data_folder", str(tmp_path), "--nemo_folder", str(tmp_path / "nowhere")]
+    argv = [*folders, "--output_folder", str(tmp_path / "out"), "--seeds", "1", *options]
+    assert curves.main(argv) == 2
+    [said] = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith("error: ") and told in said

@@ -94,7 +94,8 @@ def killed_in_a_step(argv: list[str]) -> None:
 
 
 def test_a_killed_run_ends_as_one_that_was_not(whole, corpus, tmp_path):
-    argv = command(tmp_path / "run", *corpus)
+    # In the midst of an epoch, of which there is a checkpoint.
+    argv = command(tmp_path / "run", *corpus, "--ckpt_interval_steps", "1")
     process = CONTEXT.Process(target=killed_in_a_step, args=(argv,))
     process.start()
     process.join(120)
@@ -197,6 +198,16 @@ def test_the_nearest_of_the_same_speaker_is_looked_at():
     # The fourth, of the first cluster, is the nearest of the second and of the third.
     assert found["cluster_accuracy"] == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
     assert found["cluster_chance"] == pytest.approx([2 / 3, 2 / 3, 0, 2 / 3, 1, 1])
+
+
+def test_the_nearest_is_the_same_in_half_precision():
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.ones(16) + 0.2 * torch.randn(32, 16, generator=generator)
+    outputs = {"cluster": EmbeddingOutput(torch.nn.functional.normalize(vectors, dim=1))}
+    labels = {"cluster": torch.arange(32) // 4, "spk_id": torch.arange(32) // 8}
+    wide = right(outputs, labels, ClusterContrastiveObjective())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert right(outputs, labels, ClusterContrastiveObjective()) == wide
 
 
 def told(capsys) -> str:

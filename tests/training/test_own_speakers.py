@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +81,23 @@ def test_wrong_speakers_are_told_in_a_line(text, told, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_goes_on_wherever_the_same_manifest_is(trained, small_manifests, tmp_path, capsys):
+    root, rows = small_manifests["data_root"], Path(small_manifests["train_csv"]).read_text()
+    run, csv = shutil.copytree(trained, tmp_path / "run"), tmp_path / "moved.csv"
+    csv.write_text(rows)
+    assert main(None, command(run, csv, data_folder=root)) == 0
+    capsys.readouterr()
+    # Another utterance of a speaker who is there already; and one speaker less.
+    head, *lines = rows.splitlines()
+    csv.write_text("\n".join([head, *lines[:-1]]) + "\n")
+    assert main(None, command(run, csv, data_folder=root)) == 2
+    assert "begun on other data" in capsys.readouterr().err
+    alone = pd.read_csv(small_manifests["train_csv"], dtype=str).spk_id[0]
+    csv.write_text("\n".join([head, *(of for of in lines if f",{alone}," not in of)]) + "\n")
+    assert main(None, command(run, csv, data_folder=root)) == 2
+    assert "begun with other settings" in capsys.readouterr().err
+
+
 def test_without_a_manifest_it_is_asked_for(tmp_path, capsys):
     assert main(None, command(tmp_path / "run", "''")) == 2
     assert "no data: give --speakers_csv" in capsys.readouterr().err
@@ -91,6 +109,8 @@ def test_a_share_of_the_labels_is_learnt_from(small_manifests, tmp_path):
     assert main(None, argv) == 0
     metrics = json.loads((folder / "metrics.json").read_text())
     assert "Learnt from 36 of 72 training utterances." in metrics["notes"]
+    # The others are not learnt from, and nothing is wrong with their audio.
+    assert not any("Left out" in note for note in metrics["notes"])
     assert metrics["data"]["train"]["rows"] == 36
     # What is validated and tested on is what it was.
     assert metrics["data"]["valid"]["rows"] == 8 and metrics["n_test"] == 20

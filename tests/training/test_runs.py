@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gemoclap_sb.files import write_json
 from gemoclap_sb.training import runs
 from gemoclap_sb.training.cross_validation import Plan
 from gemoclap_sb.training.fold_processes import Fold
@@ -114,3 +115,13 @@ def test_what_cannot_be_planned_stops_no_other(tmp_path, monkeypatch, capfd):
     assert planned.summarized == [("d", ["d1"])]
     assert not (tmp_path / "a2").exists()
     assert "error: refused: a finished fold has other settings" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("learnt", "found"), [({}, 40), ({"data": {"train": {"rows": 4}}}, 4)])
+def test_a_score_says_how_many_were_learnt_from(learnt, found, tmp_path):
+    """A test between rows divides by it: with a share of the labels it is not what was prepared."""
+    write_json(tmp_path / "fold_1/metrics.json", {"war": 0.5, "uar": 0.5, "n_test": 9, **learnt})
+    counts = {"counts": {"train": {"utterances": 40}}}
+    write_json(tmp_path / "fold_1/manifests/prepare.json", counts)
+    [score] = CrossValidation("a", tmp_path, 1, []).scores()
+    assert score.n_train == found

@@ -12,6 +12,8 @@ a seed.
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from whole_manifest import write_manifest
@@ -86,7 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (options.tables_only or options.list):
         if not (options.nemo_folder and options.data_folder):
             parser.error("expected --data_folder RAVDESS and --nemo_folder nEMO")
-        if failed := run_folds(starts(options, passed), options.jobs, leave_encoder):
+        # What is wrong with the rows' options is told before the hours of the starts.
+        with redirect_stdout(StringIO()):
+            status = comparisons.main(RAVDESS / "train.py", COMPARISONS, [*rest, "--list"])
+        if status:
+            return status
+        try:
+            missing = starts(options, passed)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if failed := run_folds(missing, options.jobs, leave_encoder):
             print(f"{len(failed)} of the starts failed.", file=sys.stderr)
             return 1
     return comparisons.main(RAVDESS / "train.py", COMPARISONS, rest)

@@ -8,14 +8,15 @@ are keys of the two YAMLs, and go to those that have them.
 """
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gemoclap_sb.cli.inputs import count
 from gemoclap_sb.cli.parser import main as gemoclap
 from gemoclap_sb.data.arguments import OneLineParser
 from gemoclap_sb.training import cluster_pretraining, experiment
-from gemoclap_sb.training.runs import check_keys, without
+from gemoclap_sb.training.runs import check_keys, resolved, without
 from gemoclap_sb.training.settings import ExperimentError, read_settings
 
 HPARAMS = Path(__file__).with_name("hparams")
@@ -28,6 +29,7 @@ OWN_KEYS = {
 }
 # Of `gemoclap embed`, if it has left out recordings that it could not read.
 SOME_FAILED = 1
+AUTO_OR_NUMBER = "auto, or 2 and more"
 # Each of the two trainings has its own.
 EPOCHS = {"number_of_epochs"}
 
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plan(options: Namespace, passed: Sequence[str]) -> list[Callable[[], int]]:
-    """Give the steps in their order; ExperimentError if an option is a key of no YAML."""
+    """Give the steps in their order; ExperimentError if an option is a key of no YAML, or wrong."""
     out = Path(options.out)
     root = ["--data_folder", options.data_folder] if options.data_folder else []
     seed = ["--seed", str(options.seed)]
@@ -58,6 +60,9 @@ def plan(options: Namespace, passed: Sequence[str]) -> list[Callable[[], int]]:
 
     def command(path: Path, *own: str) -> list[str]:
         return [str(path), *without(passed, given - keys[path.stem]), *root, *seed, *own]
+
+    # The last step's too, before the others take hours. The first tells of its own at once.
+    resolved(clusters, command(clusters)[1:])
 
     def train_speakers() -> int:
         epochs = ["--number_of_epochs", str(options.speaker_epochs)]
@@ -93,10 +98,17 @@ def _parser() -> ArgumentParser:
     add("--yaml", default="clusters_scratch", help="of the pretraining (clusters_scratch)")
     help = "SpeechBrain's or this package's: a folder or a hub id; none: one is trained"
     add("--speaker_encoder", dest="encoder", metavar="NAME", help=help)
-    add("--speaker_epochs", type=int, default=20, help="of the one that is trained (20)")
-    add("--clusters", default="auto", help="of each speaker: a number, or auto (by silhouette)")
+    add("--speaker_epochs", type=count, default=20, help="of the one that is trained (20)")
+    help = "of each speaker: a number, or auto (by silhouette)"
+    add("--clusters", type=_clusters, default="auto", help=help)
     add("--seed", type=int, default=1, help="of all steps (1)")
     return parser
+
+
+def _clusters(text: str) -> str:
+    if text == "auto" or count(text, AUTO_OR_NUMBER) > 1:
+        return text
+    raise ArgumentTypeError(f"expected {AUTO_OR_NUMBER}, found {text}")
 
 
 if __name__ == "__main__":
