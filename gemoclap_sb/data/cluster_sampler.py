@@ -79,7 +79,7 @@ class ClusterBatchSampler(BatchSampler):
         Speakers of a batch, clusters of each of them, utterances of each of these.
     batches : int, optional
         In an epoch, for each process; by default as many as it takes to draw as many utterances as
-        there are.
+        there are. With several processes two at least.
     seed : int
         With the epoch and the number of the batch the only source of randomness.
     num_replicas : int, optional

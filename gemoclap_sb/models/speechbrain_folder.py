@@ -59,6 +59,8 @@ _RANGES = {
     "right_frames": (0, 100),
 }
 _HARMLESS_SIZE = 10**6
+# A file in a cache of the hub, to which SpeechBrain makes links in the folder that it collects in.
+_BLOB = re.compile(r".*/models--[^/]+/blobs/[0-9a-f]{40,64}")
 
 
 def is_speechbrain_folder(folder: str | os.PathLike) -> bool:
@@ -87,7 +89,7 @@ class SpeechBrainFolder:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         self.path = self.folder / HYPERPARAMS
-        check_inside(folder, self.path)
+        _check_place(folder, self.path)
         data = HyperPyYAMLData(self.path)
         for tag in sorted(data.tags):
             name = tag.partition(":")[2]
@@ -142,7 +144,7 @@ class SpeechBrainFolder:
         """Give `weights`; WeightsError if one is no plain file of the folder."""
         for path in self.weights.values():
             try:
-                check_inside(self.folder, path)
+                _check_place(self.folder, path)
                 plain_size(path)
             except FileNotFoundError:
                 raise WeightsError(
@@ -195,6 +197,12 @@ class SpeechBrainFolder:
                 raise self._error(
                     f"{shown(key)}: expected {low:,} to {high:,}, found {shown(value)}"
                 )
+
+
+def _check_place(folder: str | os.PathLike, path: Path) -> None:
+    """Refuse a link that points out of a folder, unless to what the hub's cache has."""
+    if not _BLOB.fullmatch(Path(os.path.realpath(path)).as_posix()):
+        check_inside(folder, path)
 
 
 def _made(value: Any, made: dict[int, Any]) -> Any:

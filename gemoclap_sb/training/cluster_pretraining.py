@@ -187,7 +187,7 @@ def _dataset(run: Run, clusters: SpeakerClusters) -> ClusterDataset:
     limit = run.hparams.get("cache_gib")
     locate = functools.partial(
         located,
-        folder=os.path.dirname(clusters.record[PATH]),
+        folder=os.path.dirname(clusters.record.get(PATH, "")),
         data_root=run.hparams["data_folder"] or None,
     )
     return ClusterDataset(clusters, locate, AudioCache(limit) if limit else None)

@@ -72,6 +72,12 @@ def test_its_own_options_are_looked_at_before_the_first_step(option, value, reci
     assert f"{option}: expected " in (said := capsys.readouterr().err) and f"found {value}" in said
 
 
+def test_torchrun_is_refused(recipe, small_manifests, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert recipe("pretrain").main([small_manifests["train_csv"], str(tmp_path / "run")]) == 2
+    assert "give its steps one by one to torchrun" in capsys.readouterr().err
+
+
 def test_an_encoder_that_is_not_there_is_told(recipe, small_manifests, tmp_path, capsys):
     csv, root = small_manifests["train_csv"], small_manifests["data_root"]
     argv = [csv, str(tmp_path / "run"), "--data_folder", root]

@@ -7,6 +7,7 @@ Without --speaker_encoder a classifier of the corpus's own speakers is trained f
 are keys of the two YAMLs, and go to those that have them.
 """
 
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
@@ -50,7 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def plan(options: Namespace, passed: Sequence[str]) -> list[Callable[[], int]]:
     """Give the steps in their order; ExperimentError if an option is a key of no YAML, or wrong."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ExperimentError(
+            "pretrain.py is one process: give its steps one by one to torchrun, as README.md "
+            "has them."
+        )
     out = Path(options.out)
+    device = ["--device", options.device] if options.device else []
     root = ["--data_folder", options.data_folder] if options.data_folder else []
     seed = ["--seed", str(options.seed)]
     speakers, clusters = (HPARAMS / f"{name}.yaml" for name in (SPEAKERS, options.yaml))
@@ -59,7 +66,7 @@ def plan(options: Namespace, passed: Sequence[str]) -> list[Callable[[], int]]:
     given = set(check_keys(passed, keys, OWN_KEYS))
 
     def command(path: Path, *own: str) -> list[str]:
-        return [str(path), *without(passed, given - keys[path.stem]), *root, *seed, *own]
+        return [str(path), *without(passed, given - keys[path.stem]), *device, *root, *seed, *own]
 
     # The last step's too, before the others take hours. The first tells of its own at once.
     resolved(clusters, command(clusters)[1:])
@@ -72,7 +79,7 @@ def plan(options: Namespace, passed: Sequence[str]) -> list[Callable[[], int]]:
     def embed() -> int:
         model = options.encoder or str(out / "speakers")
         found = ["--data-root", options.data_folder] if options.data_folder else []
-        to = ["--output", str(out / "embeddings"), *found]
+        to = ["--output", str(out / "embeddings"), *found, *device]
         status = gemoclap(["embed", options.manifest, "--model", model, *to])
         return 0 if status == SOME_FAILED else status
 
@@ -101,6 +108,7 @@ def _parser() -> ArgumentParser:
     add("--speaker_epochs", type=count, default=20, help="of the one that is trained (20)")
     help = "of each speaker: a number, or auto (by silhouette)"
     add("--clusters", type=_clusters, default="auto", help=help)
+    add("--device", help="cpu, cuda:0, ... (a GPU where there is one)")
     add("--seed", type=int, default=1, help="of all steps (1)")
     return parser
 
