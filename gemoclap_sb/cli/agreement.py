@@ -45,13 +45,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--column", metavar="COLUMN", default="emotion", help=help)
     help = f"how often each speaker's labels change places (default: {_SHUFFLES})"
     add("--shuffles", type=inputs.count, metavar="N", default=_SHUFFLES, help=help)
-    add("--seed", type=_seed, metavar="N", default=1, help="of the shuffles (default: 1)")
+    add("--seed", type=inputs.seed, metavar="N", default=1, help="of the shuffles (default: 1)")
     help = f"where to write {', '.join(FILES[:-1])} and {FILES[-1]}"
     add("--output", metavar="FOLDER", required=True, help=help)
-
-
-def _seed(text: str) -> int:
-    return 0 if text == "0" else inputs.count(text, "0 and more")
 
 
 def run(options: Namespace, out: TextIO) -> int:

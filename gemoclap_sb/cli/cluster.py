@@ -5,7 +5,7 @@ The work is `gemoclap_sb.inference.cluster_job`'s.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,7 +34,6 @@ EXAMPLES = """\
   gemoclap cluster corpus.csv --embeddings embeddings/ --output clusters/ --engine ray"""
 _AUTO = "auto"
 _MOST_NAMED = 3
-_MOST_SEED = 2**32
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -58,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     help = "a speaker with fewer is left out (default: two a cluster; 8 with --clusters auto)"
     add("--least-utterances", type=inputs.count, metavar="N", help=help)
     help = "of the starts of k-means and of the order of the rows (default: 1)"
-    add("--seed", type=_seed, default=1, metavar="N", help=help)
+    add("--seed", type=inputs.seed, default=1, metavar="N", help=help)
     help = (
         "files that speakers are divided among, each read as a whole (default: one for each 64 MB "
         "of embeddings); all shards must agree"
@@ -69,12 +68,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _clusters(text: str) -> int | None:
     return None if text == _AUTO else inputs.count(text, "auto, or 2 and more")
-
-
-def _seed(text: str) -> int:
-    if text.isdecimal() and len(text) < 11 and int(text) < _MOST_SEED:
-        return int(text)
-    raise ArgumentTypeError(f"expected 0 to {_MOST_SEED - 1}, found {text}")
 
 
 def run(options: Namespace, out: TextIO) -> int:

@@ -71,6 +71,13 @@ def _batch_size(text: str) -> int | str:
     return text if text == "auto" else count(text, "auto, or 1 and more")
 
 
+def seed(text: str) -> int:
+    """Read a seed, for ``type`` of an option."""
+    if text.isdecimal() and len(text) < 11 and int(text) < 2**32:
+        return int(text)
+    raise ArgumentTypeError(f"expected 0 to {2**32 - 1}, found {text}")
+
+
 def count(text: str, expected: str = "1 and more") -> int:
     """Read a number of things, for ``type`` of an option."""
     if text.isdecimal() and len(text) < 10 and int(text) > 0:

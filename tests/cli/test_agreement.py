@@ -204,7 +204,7 @@ def test_what_cannot_be_compared(spoil, told, given, rows, tmp_path, command):
     [
         (["--column", "mood"], "missing column mood. Found the columns emotion, ID, style."),
         (["--shuffles", "0"], "argument --shuffles: expected 1 and more, found 0"),
-        (["--seed", "-1"], "argument --seed: expected 0 and more, found -1"),
+        (["--seed", "-1"], "argument --seed: expected 0 to 4294967295, found -1"),
         (["--manifest", "no.csv"], "Manifest no.csv is missing."),
     ],
 )
