@@ -32,7 +32,12 @@ import numpy as np
 from encoder_tables import print_table
 from threadpoolctl import threadpool_limits
 
-from gemoclap_sb.data.cluster_sampler import TRAIN, ClusterBatchSampler, split_clusters
+from gemoclap_sb.data.cluster_sampler import (
+    TRAIN,
+    ClusterBatchSampler,
+    drawn_speakers,
+    split_clusters,
+)
 from gemoclap_sb.data.parts import cut_manifest
 from gemoclap_sb.data.speaker_clusters import SpeakerClusters, read_clusters
 from gemoclap_sb.inference.cluster_job import ClusterJob, files_for
@@ -144,7 +149,9 @@ def draw_batches(clusters: SpeakerClusters) -> dict[str, float]:
     """Make the sampler of training, draw batches and look up their rows; no audio is read."""
     start = time.perf_counter()
     parts = split_clusters(clusters, 0.1, seed=1)[TRAIN]
-    sampler = ClusterBatchSampler(parts, *SHAPE, num_replicas=1)
+    speakers, *shape = SHAPE
+    speakers = min(speakers, drawn_speakers(parts))
+    sampler = ClusterBatchSampler(parts, speakers, *shape, num_replicas=1)
     made = time.perf_counter()
     for number in range(BATCHES):
         for place in sampler.draw(1, number):

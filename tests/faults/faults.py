@@ -17,13 +17,13 @@ from typing import Any
 import speechbrain
 import torch
 
-from gemoclap_sb.training import cross_validation, experiment
+from gemoclap_sb.training import cross_validation, experiment, splits
 from gemoclap_sb.training.checkpoints import AtomicCheckpointer
 from gemoclap_sb.training.gemoclap_brain import GEmoCLAPBrain
 
 STAGES = {
     "begin": (experiment, "open_run"),
-    "prepare": (experiment, "find_manifests"),
+    "prepare": (splits, "find_manifests"),
     "train": (GEmoCLAPBrain, "_fit_train"),
     "valid": (GEmoCLAPBrain, "_fit_valid"),
     "checkpoint": (AtomicCheckpointer, "save_and_keep_only"),
