@@ -260,13 +260,13 @@ def _read_score(folder: Path) -> FoldScore | None:
     try:
         metrics = read_json(path)
         chosen = VALIDATION_NOTES.get(metrics.get("validation"))
-        prepared = _recorded(folder / "manifests" / RECORD, "counts", "train", "utterances")
         return FoldScore(
             war=metrics["war"],
             uar=metrics["uar"],
             n_test=metrics["n_test"],
-            # With a train_share fewer than were prepared.
-            n_train=metrics["data"]["train"]["rows"] if "data" in metrics else prepared,
+            # Whatever the train_share: it takes the same utterances of all folds, whose training
+            # sets have as much in common as without it.
+            n_train=_recorded(folder / "manifests" / RECORD, "counts", "train", "utterances"),
             notes=tuple(filter(None, [chosen, *metrics.get("notes", [])])),
             seconds=_recorded(folder / RUN, "seconds"),
             valid_uar=metrics.get("valid_uar"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gemoclap_sb.data.splits import share_of_each_class
 from gemoclap_sb.files import write_json
 from gemoclap_sb.training import runs
 from gemoclap_sb.training.cross_validation import Plan
@@ -117,11 +118,24 @@ def test_what_cannot_be_planned_stops_no_other(tmp_path, monkeypatch, capfd):
     assert "error: refused: a finished fold has other settings" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("learnt", "found"), [({}, 40), ({"data": {"train": {"rows": 4}}}, 4)])
-def test_a_score_says_how_many_were_learnt_from(learnt, found, tmp_path):
-    """A test between rows divides by it: with a share of the labels it is not what was prepared."""
+def test_a_share_of_the_labels_leaves_the_test_between_rows_as_it_is(tmp_path):
+    """Two folds' training sets have as much in common, whatever share of them is learnt from."""
+    learnt = {"data": {"train": {"rows": 4}}}
     write_json(tmp_path / "fold_1/metrics.json", {"war": 0.5, "uar": 0.5, "n_test": 9, **learnt})
     counts = {"counts": {"train": {"utterances": 40}}}
     write_json(tmp_path / "fold_1/manifests/prepare.json", counts)
     [score] = CrossValidation("a", tmp_path, 1, []).scores()
-    assert score.n_train == found
+    assert score.n_train == 40
+
+
+def test_a_share_has_of_two_folds_what_they_have_in_common():
+    """The claim that this rests on: thinned by their IDs, two sets overlap as before."""
+    rows = {f"u{n:04d}": {"emotion": "abcdefgh"[n % 8], "actor": n % 24} for n in range(4800)}
+    folds = [
+        {name: row for name, row in rows.items() if row["actor"] not in out}
+        for out in (range(0, 7), range(5, 12))
+    ]
+    for share in (0.1, 0.25, 1.0):
+        one, other = (share_of_each_class(of, share, "emotion", seed=1) for of in folds)
+        common = len(one.keys() & other.keys()) / len(one)
+        assert common == pytest.approx(12 / 17, abs=0.06)
