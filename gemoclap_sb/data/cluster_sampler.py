@@ -63,7 +63,8 @@ class ClusterBatchSampler(BatchSampler):
     """Batches of so many speakers, of each so many clusters, of each so many utterances.
 
     Every utterance of a batch has in it at least one other of its cluster, its positive, and two
-    of another cluster of its speaker, its negatives; no utterance is there twice. A cluster that
+    of another cluster, its negatives, of its own speaker unless ``own_negatives`` is False; no
+    utterance is there twice. A cluster that
     has fewer utterances than asked for gives all it has, a speaker with fewer clusters likewise.
     Speakers are drawn in proportion to their utterances, a speaker's clusters evenly.
 
@@ -73,8 +74,8 @@ class ClusterBatchSampler(BatchSampler):
     Parameters
     ----------
     parts : ClusterParts
-        What there is to draw from. Clusters of one utterance, and speakers with one other cluster,
-        are not drawn from.
+        What there is to draw from. Clusters of one utterance are not drawn from, nor speakers
+        who have fewer than two others (one, without ``own_negatives``).
     speakers, clusters, utterances : int
         Speakers of a batch, clusters of each of them, utterances of each of these.
     batches : int, optional

@@ -134,7 +134,7 @@ def starts(options: Namespace, passed: Sequence[str]) -> list[Fold]:
         return out, [script, str(csv), str(out), *own, *passing("clusters", "speakers")]
 
     def emotions(csv: Path, root: str, seed: int, out: Path) -> tuple[Path, list[str]]:
-        # Of each speaker's utterances nine tenths: they are to learn from, and not to be told.
+        # Split within each speaker, so that all nine are learnt from, by four fifths of each.
         of = manifests / f"nemo_seed_{seed}"
         found = prepare_speakers(root, of, 1, manifest=csv, seed=seed)
         own = [part for split in SPLITS for part in (f"--{split}_csv", found[f"{split}_csv"])]
